@@ -1,0 +1,75 @@
+"""Bytes from outside → one flat object, or nothing: total, and without card data in what is kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+TEXT_LENGTH_MAX = 500
+
+_CARD_NAME = re.compile(r"card|pan\b|cvv|cvc|cvn|holder|track2|userid|account_?no", re.IGNORECASE)
+_CARD_NUMBER = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+
+
+def read_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in `body`, or None for anything else.
+
+    Anything else is: not UTF-8, not JSON, not an object, a duplicate key, NaN or infinity, a number too long for
+    Python, nested too deep. A value that two parsers could read differently is not evidence about money.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def text_of(value: object) -> str:
+    """A field as text: text itself, an int in digits; "" for absent, null, and every other type."""
+    if isinstance(value, str):
+        return value
+    return str(value) if type(value) is int else ""
+
+
+def is_empty(value: object) -> bool:
+    """Whether a field says nothing: absent, null or empty text."""
+    return value is None or value == ""
+
+
+def clean(text: str) -> str:
+    """Text of the gateway's that is safe to keep and print: bounded, without control characters."""
+    kept = text[:TEXT_LENGTH_MAX].encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in kept)
+
+
+def masked(text: str) -> str:
+    """`clean` text in which whatever looks like a card number (13 to 19 digits, Luhn) is starred out."""
+    return _CARD_NUMBER.sub(_mask, clean(text))
+
+
+def redacted(fields: Mapping[str, Any], ids: frozenset[str]) -> dict[str, Any]:
+    """The scalar fields as they came, less those that name a card, and masked but for the fields in `ids`."""
+    return {
+        clean(name): value if not isinstance(value, str) else clean(value) if name in ids else masked(value)
+        for name, value in fields.items()
+        if (value is None or isinstance(value, str | int | float)) and not _CARD_NAME.search(name)
+    }
+
+
+def _mask(found: re.Match[str]) -> str:
+    digits = [int(c) for c in found.group() if c.isdigit()]
+    doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(reversed(digits))]
+    return "*" * len(found.group()) if sum(doubled) % 10 == 0 else found.group()

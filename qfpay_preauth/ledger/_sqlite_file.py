@@ -1,0 +1,114 @@
+"""Opening and making the file. A ledger is the memory of every hold: it is never silently replaced by a new one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+
+from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
+
+APPLICATION_ID = 0x71667061  # "qfpa": tells our files from other programs' SQLite files
+VERSION = 1
+BUSY_TIMEOUT_S = 10.0
+
+
+def connect(path: Path, environment: str, *, create: bool) -> sqlite3.Connection:
+    """A connection to the ledger at `path`, made new and complete where it is missing and `create` allows.
+
+    Raises:
+        ConfigurationError: missing and not to be created, in a folder that is not there, or another environment's.
+        LedgerUnavailableError: empty, corrupt, of a newer version, or not a ledger.
+    """
+    if not path.exists():
+        if not create:
+            raise ConfigurationError(
+                f"There is no ledger at {path}.",
+                advice="Check the path; to make a new one in production, add ?mode=rwc to the URL.",
+            )
+        _make(path, environment)
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = _connect(path)
+        _check(connection, path, environment)
+    except (sqlite3.Error, LedgerUnavailableError, ConfigurationError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise LedgerUnavailableError(f"The ledger at {path} cannot be opened: {error}.") from error
+        raise
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: SQLite must never make a file by itself
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID or version != VERSION:
+        what = "is not a ledger" if application != APPLICATION_ID else f"has version {version}, not {VERSION}"
+        raise LedgerUnavailableError(
+            f"The file at {path} {what}; it is left as it is.",
+            advice="Restore the ledger from its backup, or point to the right file. It is never recreated.",
+        )
+    (found,) = connection.execute("SELECT value FROM meta WHERE name = 'environment'").fetchone()
+    if found != environment:
+        raise ConfigurationError(f"The ledger at {path} belongs to {found}, not to {environment}.")
+
+
+def _make(path: Path, environment: str) -> None:
+    """Make the file complete under another name, then link it into place: who comes second takes the first's."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    except OSError as error:
+        raise ConfigurationError(
+            f"A ledger cannot be made at {path}: {error.strerror}.", advice="Make the folder first."
+        ) from error
+    os.close(handle)
+    try:
+        _fill(Path(name), environment)
+        os.link(name, path)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        pass  # another process was first, and its file is complete
+    except (OSError, sqlite3.Error) as error:
+        raise LedgerUnavailableError(f"A ledger cannot be made at {path}: {error}.") from error
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(name + suffix).unlink(missing_ok=True)
+
+
+def _fill(path: Path, environment: str) -> None:
+    script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{script}")
+        connection.execute("INSERT INTO meta VALUES ('environment', ?)", (environment,))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

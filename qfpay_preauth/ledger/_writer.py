@@ -1,0 +1,167 @@
+"""Group commit: one thread, one connection, one transaction for all that waits. No caller's cancellation reaches it.
+
+A job is a synchronous function of one transaction that decides first and writes after, so a job that raises a
+PreauthError has written nothing and the batch goes on. If SQLite itself fails, the batch is rolled back and each of its
+jobs is run again alone, so that one caller's trouble is not another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
+from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
+
+BATCH_MAX = 512
+
+
+@define(eq=False)
+class Job:
+    """One verb on its way to the thread and back."""
+
+    work: Callable[[SqliteTransaction], Any]
+    writes: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    outcome: Any = None
+    error: BaseException | None = field(default=None)
+
+
+class Writer:
+    """Owns a connection and its thread until `close`."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._tx = SqliteTransaction(connection)
+        self._path = path
+        self._identity = _identity(path)
+        self._pid = os.getpid()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="qfpay-ledger", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[SqliteTransaction], Any], *, writes: bool) -> Any:
+        """Run one job and return what it returned, once that is durable.
+
+        Raises:
+            LedgerUnavailableError: it could not be read or written, or the ledger is closed.
+            PreauthError: what the job itself decided.
+        """
+        if self._closed or os.getpid() != self._pid:
+            where = "is closed" if self._closed else "was opened before this process was forked"
+            raise LedgerUnavailableError(f"The ledger at {self._path} {where}.")
+        loop = asyncio.get_running_loop()
+        job = Job(work, writes, loop, loop.create_future())
+        self._jobs.put(job)
+        return await job.future
+
+    async def close(self) -> None:
+        """Finish what was accepted, then end the thread and the connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    # ------------------------------------------------------------------ on the thread
+
+    def _work(self) -> None:
+        going = True
+        while going:
+            batch = self._next_batch()
+            going = None not in batch
+            jobs = [job for job in batch if job is not None]
+            if jobs:
+                self._run_batch(jobs)
+                _deliver(jobs)
+        self._connection.close()
+
+    def _next_batch(self) -> list[Job | None]:
+        batch = [self._jobs.get()]
+        while len(batch) < BATCH_MAX:
+            try:
+                batch.append(self._jobs.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _run_batch(self, jobs: list[Job]) -> None:
+        try:
+            self._transact(jobs)
+        except (sqlite3.Error, OSError, LedgerUnavailableError):
+            for job in jobs:
+                try:
+                    self._transact([job])
+                except (sqlite3.Error, OSError, LedgerUnavailableError) as error:
+                    job.error = _unavailable(self._path, error)
+
+    def _transact(self, jobs: list[Job]) -> None:
+        if _identity(self._path) != self._identity:
+            raise LedgerUnavailableError(f"The file at {self._path} was replaced or removed while in use.")
+        run = self._connection.execute
+        run("BEGIN IMMEDIATE" if any(job.writes for job in jobs) else "BEGIN")
+        try:
+            for job in jobs:
+                self._run_job(job)
+            run("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                run("ROLLBACK")
+            raise
+
+    def _run_job(self, job: Job) -> None:
+        job.outcome, job.error = None, None
+        try:
+            job.outcome = job.work(self._tx)
+        except PreauthError as error:
+            job.error = error
+        except (sqlite3.Error, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect in one job must reach its caller, not end the thread
+            job.error = error
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _unavailable(path: Path, error: BaseException) -> LedgerUnavailableError:
+    if isinstance(error, LedgerUnavailableError):
+        return error
+    unavailable = LedgerUnavailableError(f"The ledger at {path} could not be read or written: {error}.")
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _deliver(jobs: list[Job]) -> None:
+    """One wake-up for each event loop that has something coming."""
+    for loop in {job.loop for job in jobs}:
+        mine = [job for job in jobs if job.loop is loop]
+        try:
+            loop.call_soon_threadsafe(_resolve, mine)
+        except RuntimeError:
+            continue  # that loop is closed: nobody is left to hear it, and what was committed stands
+
+
+def _resolve(jobs: list[Job]) -> None:
+    for job in jobs:
+        if job.future.cancelled():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.outcome)

@@ -1,0 +1,83 @@
+"""The ledger in one SQLite file: safe for several processes on one machine (not on a network file system)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request, Verdict
+from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
+from qfpay_preauth.ledger import _verbs
+from qfpay_preauth.ledger._sqlite_file import connect
+from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
+from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
+from qfpay_preauth.ledger._writer import Writer
+
+T = TypeVar("T")
+
+
+class SqliteLedger(Ledger):
+    """`sqlite:///path`.
+
+    Args:
+        path: the file; made with mode 0600 where it is missing, except in production.
+        create: make a missing file in production too (`?mode=rwc`).
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self.path = Path(path)
+        self._create = create
+        self._writer: Writer | None = None
+        self._environment: str | None = None
+        self._opening = threading.Lock()
+
+    async def open(self, environment: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._open, environment)
+
+    def _open(self, environment: str) -> None:
+        with self._opening:
+            if self._writer is None:
+                create = self._create or environment != "production"
+                self._writer = Writer(connect(self.path, environment, create=create), self.path)
+                self._environment = environment
+            elif self._environment != environment:
+                raise ConfigurationError(f"This ledger belongs to {self._environment}, not to {environment}.")
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await writer.close()
+
+    async def _run(self, work: Callable[[SqliteTransaction], T], *, writes: bool) -> T:
+        if self._writer is None:
+            raise LedgerUnavailableError(f"The ledger at {self.path} is not open.")
+        outcome: Any = await self._writer.run(work, writes=writes)
+        return outcome  # type: ignore[no-any-return]
+
+    async def register(self, authorization: Authorization) -> Authorization:
+        return await self._run(lambda tx: _verbs.register(tx, authorization), writes=True)
+
+    async def reserve(self, request: Request) -> Reserved:
+        return await self._run(lambda tx: _verbs.reserve(tx, request), writes=True)
+
+    async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
+        return await self._run(lambda tx: _verbs.conclude(tx, entry, verdict, at), writes=True)
+
+    async def books(self, account: str, syssn: str) -> Books | None:
+        return await self._run(lambda tx: _verbs.books(tx, account, syssn), writes=False)
+
+    async def movement(self, account: str, syssn: str) -> Movement | None:
+        return await self._run(lambda tx: tx.get_movement(account, syssn), writes=False)
+
+    async def entry(self, account: str, idempotency_key: str) -> Entry | None:
+        return await self._run(lambda tx: tx.get_entry(account, idempotency_key), writes=False)
+
+    async def doubts(self, account: str, at: datetime, after: After | None, limit: int) -> Sequence[Entry]:
+        return await self._run(lambda tx: tx.get_doubts(account, at, after, limit), writes=False)
+
+    async def events(self, account: str, idempotency_key: str) -> Sequence[Event]:
+        return await self._run(lambda tx: tx.get_events(account, idempotency_key), writes=False)
