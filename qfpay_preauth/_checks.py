@@ -57,9 +57,7 @@ def check_reason(value: object) -> str:
 def _printable(name: str, value: object, length_max: int) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > length_max or not value.isprintable():
         shown = f"{len(value)} characters: {value[:40]!r}" if isinstance(value, str) else type(value).__name__
-        raise InvalidRequestError(
-            f"{name} must be 1 to {length_max} printable characters and not blank, not {shown}."
-        )
+        raise InvalidRequestError(f"{name} must be 1 to {length_max} printable characters and not blank, not {shown}.")
     return value
 
 
@@ -106,9 +104,7 @@ def check_window(value: object) -> timedelta:
         InvalidRequestError: it is not one.
     """
     if not isinstance(value, timedelta) or not timedelta(minutes=1) <= value <= timedelta(days=366):
-        raise InvalidRequestError(
-            f"capture_window must be a timedelta from a minute to 366 days, not {value!r:.60}."
-        )
+        raise InvalidRequestError(f"capture_window must be a timedelta from a minute to 366 days, not {value!r:.60}.")
     return value
 
 

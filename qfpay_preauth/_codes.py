@@ -40,10 +40,10 @@ _CLASSES: Mapping[str, CodeClass] = {
     **dict.fromkeys(_DENIED.split(), CodeClass.DENIED),
 }
 
-SET_UP = frozenset("1105 1106 1107 1108 1241 1242 1243".split())
+SET_UP = frozenset(["1105", "1106", "1107", "1108", "1241", "1242", "1243"])
 """Refusals of our own set-up: credentials, signature, store. The same key may run again once it is mended."""
 
-CONTRADICTS_BOOKS = frozenset("1136 1261 1266 1267 1268".split())
+CONTRADICTS_BOOKS = frozenset(["1136", "1261", "1266", "1267", "1268"])
 """Refusals that our own books did not expect: somebody else may have moved money on this authorization."""
 
 REFUND_TOO_OLD = "已經超出可退款時限"

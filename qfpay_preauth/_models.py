@@ -79,12 +79,13 @@ class Authorization:
         taken = self.captured + self.claimed + self.foreign_captured + self.unfrozen + self.foreign_unfrozen
         return max(0, self.amount - taken)
 
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the capture window ends, where both its start and its length are known."""
-        if self.authorized_at is None or self.capture_window is None:
-            return None
-        return self.authorized_at + self.capture_window
+    def expires_at(self, default_window: timedelta | None = None) -> datetime | None:
+        """When the capture window ends (QFPay, Pre-Authorisation: 7 days for most, up to 28 by contract).
+
+        Counted from `authorized_at`, or from the registration where it was not given; None: no window is known.
+        """
+        window = self.capture_window or default_window
+        return None if window is None else (self.authorized_at or self.registered_at) + window
 
 
 @frozen
@@ -159,6 +160,7 @@ class Request:
     at: datetime
     send_by: datetime
     doubt_at: datetime
+    default_window: timedelta | None = None
     strict_expiry: bool = False
     twins_allowed: bool = False
 

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from attrs import frozen
+
 from qfpay_preauth._checks import is_id
 from qfpay_preauth._clock import GATEWAY_TZ
 from qfpay_preauth._codes import CONTRADICTS_BOOKS, SET_UP, CodeClass, classify
@@ -37,7 +39,9 @@ PATH_QUERY = "/trade/v1/query"
 PATH_INTENT = "/payment_element/v1/create_payment_intent"
 PAGE_SIZE = 100  # QFPay, Transaction Enquiry: page_size at most 100
 
-_IDS = frozenset("syssn orig_syssn origssn out_trade_no orig_out_trade_no chnlsn chnlsn2 payment_intent".split())
+_IDS = frozenset(
+    ["syssn", "orig_syssn", "origssn", "out_trade_no", "orig_out_trade_no", "chnlsn", "chnlsn2", "payment_intent"]
+)
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -55,12 +59,21 @@ def build(entry: Entry, sender: Sender) -> SignedRequest:
     return sender.signed(PATHS[entry.operation], params)
 
 
-def build_intent(
-    sender: Sender, amount: int, currency: str, out_trade_no: str, pay_type: str, urls: Mapping[str, str]
-) -> SignedRequest:
-    """QFPay, Payment Element: create_payment_intent; `urls` are return_url, failed_url and notify_url, if given."""
-    params = {"txamt": str(amount), "txcurrcd": currency, "out_trade_no": out_trade_no, "pay_type": pay_type}
-    return sender.signed(PATH_INTENT, {**params, **urls})
+@frozen
+class IntentRequest:
+    """What a payment intent is asked for; `urls` are return_url, failed_url and notify_url, if given."""
+
+    amount: int
+    currency: str
+    out_trade_no: str
+    pay_type: str
+    urls: Mapping[str, str]
+
+
+def build_intent(sender: Sender, wish: IntentRequest) -> SignedRequest:
+    """QFPay, Payment Element: create_payment_intent."""
+    params = {"txamt": str(wish.amount), "txcurrcd": wish.currency, "out_trade_no": wish.out_trade_no}
+    return sender.signed(PATH_INTENT, {**params, "pay_type": wish.pay_type, **wish.urls})
 
 
 def build_query(
@@ -146,7 +159,7 @@ def _doubt(detail: str, **known: Any) -> Verdict:
 def _signed_wrongly(answer: Answer, keys: Sequence[Signer]) -> bool:
     """QFPay, API Reference 2018, 3.4: answers carried X-QF-SIGN. Absent is accepted, wrong is not."""
     signature = answer.headers.get("X-QF-SIGN")
-    return bool(signature) and not any([key.body_matches(answer.body, str(signature)) for key in keys])
+    return bool(signature) and not any(key.body_matches(answer.body, str(signature)) for key in keys)
 
 
 def _judge_fields(entry: Entry, fields: dict[str, Any], *, signed_wrongly: bool) -> Verdict:
@@ -267,13 +280,13 @@ def _transaction(row: dict[str, Any]) -> Transaction:
     )
 
 
-def read_intent(fields: dict[str, Any], amount: int, currency: str, out_trade_no: str) -> PaymentIntent | None:
+def read_intent(fields: dict[str, Any], wish: IntentRequest) -> PaymentIntent | None:
     """The answer of create_payment_intent, or None where it names no intent."""
     intent = text_of(fields.get("payment_intent"))
     if not intent:
         return None
     expiry = read_time(fields.get("intent_expiry"))
-    return PaymentIntent(intent, expiry, out_trade_no, amount, currency, raw=redacted(fields, _IDS))
+    return PaymentIntent(intent, expiry, wish.out_trade_no, wish.amount, wish.currency, raw=redacted(fields, _IDS))
 
 
 def month_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

@@ -187,9 +187,7 @@ class GatewayError(PreauthError):
 
     default_advice = "Read the code and the message."
 
-    def __init__(
-        self, text: str = "", *, code: str | None = None, message: str | None = None, **details: Any
-    ) -> None:
+    def __init__(self, text: str = "", *, code: str | None = None, message: str | None = None, **details: Any) -> None:
         super().__init__(text, **details)
         self.code = code
         self.message = message

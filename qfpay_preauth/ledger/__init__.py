@@ -36,7 +36,7 @@ def _sqlite(rest: str) -> Ledger:
     options = dict(parse_qsl(query, keep_blank_values=True))
     mode = options.pop("mode", None)
     if not path or path.endswith("/") or options or mode not in (None, "rw", "rwc"):
-        raise ConfigurationError(f'ledger must be {_ALLOWED}; the only option is "?mode=rwc".')
+        raise ConfigurationError(f'ledger must be {_ALLOWED}; the only option is "?mode=rwc" (or rw).')
     from qfpay_preauth.ledger.sqlite import SqliteLedger
 
-    return SqliteLedger(unquote(path), create=mode == "rwc")
+    return SqliteLedger(unquote(path), create=None if mode is None else mode == "rwc")

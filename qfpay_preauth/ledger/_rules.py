@@ -4,8 +4,8 @@
                    │  └────────┴──────► not executed ──► held (only `not_sent` and re-runnable refusals)
                    └──► executed / not executed
 
-Source of the money rules: QFPay, Online Pre-Authorisation (captures up to the authorised amount; one unfreeze, after which
-neither capture nor unfreeze is possible) and Payment API, Refund.
+Source of the money rules: QFPay, Online Pre-Authorisation (captures up to the authorised amount; one unfreeze, after
+which neither capture nor unfreeze is possible) and Payment API, Refund.
 """
 
 from __future__ import annotations
@@ -122,9 +122,7 @@ def admitted(
         amount=amount,
         currency=authorization.currency,
         # QFPay, Unfreeze: out_trade_no is the pre-authorisation's own
-        out_trade_no=authorization.out_trade_no
-        if request.operation is Operation.UNFREEZE
-        else request.out_trade_no,
+        out_trade_no=authorization.out_trade_no if request.operation is Operation.UNFREEZE else request.out_trade_no,
         state=State.HELD,
         attempt=existing.attempt + 1 if existing else 1,
         reserved_at=request.at,
@@ -136,10 +134,10 @@ def admitted(
 def _capturable(request: Request, authorization: Authorization, unresolved: Sequence[Entry]) -> int:
     amount = request.amount or 0
     _check_open(request, authorization, unresolved)
-    if request.strict_expiry and authorization.expires_at and request.at >= authorization.expires_at:
+    if request.strict_expiry and expired(request, authorization):
+        ended = authorization.expires_at(request.default_window)
         raise AuthorizationExpiredError(
-            f"The capture window of {authorization.syssn} ended at {authorization.expires_at.isoformat()}.",
-            idempotency_key=request.idempotency_key,
+            f"The capture window of {authorization.syssn} ended at {ended}.", idempotency_key=request.idempotency_key
         )
     if amount > authorization.capturable:
         raise OverCaptureError(
@@ -154,6 +152,12 @@ def _capturable(request: Request, authorization: Authorization, unresolved: Sequ
         # two unresolved captures of one amount could not be told apart by any evidence
         raise _in_progress(twin, request, "of the same amount is unresolved")
     return amount
+
+
+def expired(request: Request, authorization: Authorization) -> bool:
+    """Whether the capture window, as far as it is known here, is over; the gateway's clock decides."""
+    ends = authorization.expires_at(request.default_window)
+    return ends is not None and request.at >= ends
 
 
 def _unfreezable(request: Request, authorization: Authorization, unresolved: Sequence[Entry]) -> int:
@@ -325,9 +329,7 @@ def end_claim(authorization: Authorization, entry: Entry) -> Authorization:
 def end_refund_claim(capture: Movement, entry: Entry) -> Movement:
     """The capture after a refund of it ended."""
     done = entry.amount if entry.state is State.EXECUTED else 0
-    return evolve(
-        capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done
-    )
+    return evolve(capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done)
 
 
 def balance_of(authorization: Authorization, unresolved: Sequence[Entry], at: datetime) -> Balance:

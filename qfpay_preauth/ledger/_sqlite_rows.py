@@ -44,9 +44,7 @@ def _upsert(table: str, kind: type, key: tuple[str, ...]) -> str:
 _PUT_AUTHORIZATION = _upsert("authorizations", Authorization, ("account", "syssn"))
 _PUT_MOVEMENT = _upsert("movements", Movement, ("account", "syssn"))
 _PUT_ENTRY = _upsert("entries", Entry, ("account", "idempotency_key"))
-_ADD_EVENT = (
-    f"INSERT INTO events ({_names(Event)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own names
-)
+_ADD_EVENT = f"INSERT INTO events ({_names(Event)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own names
 _GET_AUTHORIZATION = f"SELECT {_names(Authorization)} FROM authorizations WHERE account = ? AND syssn = ?"  # noqa: S608
 _GET_MOVEMENT = f"SELECT {_names(Movement)} FROM movements WHERE account = ? AND syssn = ?"  # noqa: S608
 _SELECT_ENTRY = f"SELECT {_names(Entry)} FROM entries WHERE account = ?"  # noqa: S608
@@ -71,7 +69,7 @@ class SqliteTransaction:
 
     def get_movement(self, account: str, syssn: str) -> Movement | None:
         row = self._run(_GET_MOVEMENT, (account, syssn)).fetchone()
-        return Movement(*row[:6], bool(row[6]), *row[7:]) if row else None
+        return _movement(row) if row else None
 
     def get_entry(self, account: str, idempotency_key: str) -> Entry | None:
         row = self._run(_GET_ENTRY, (account, idempotency_key)).fetchone()
@@ -123,19 +121,17 @@ def _plain(value: Any) -> Any:
 
 
 def _authorization(row: Sequence[Any]) -> Authorization:
-    account, syssn, amount, currency, out_trade_no, registered, authorized, window, *sums, flagged = row
-    return Authorization(
-        account,
-        syssn,
-        amount,
-        currency,
-        out_trade_no,
-        _EPOCH + timedelta(microseconds=registered),
-        _moment(authorized),
-        None if window is None else timedelta(microseconds=window),
-        *sums,
-        flagged=bool(flagged),
-    )
+    values: list[Any] = list(row)
+    values[5], values[6] = _moment(row[5]), _moment(row[6])
+    values[7] = None if row[7] is None else timedelta(microseconds=row[7])
+    values[-1] = bool(row[-1])
+    return Authorization(*values)
+
+
+def _movement(row: Sequence[Any]) -> Movement:
+    values: list[Any] = list(row)
+    values[6] = bool(row[6])
+    return Movement(*values)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -17,10 +17,14 @@ from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request
 
 @frozen
 class Reserved:
-    """An entry, and whether this call reserved it (False: it got there first, and no request may be sent)."""
+    """An entry, and whether this call reserved it (False: it got there first, and no request may be sent).
+
+    `expired`: the authorization's capture window seems to be over, which only the gateway's clock decides.
+    """
 
     entry: Entry
     fresh: bool
+    expired: bool = False
 
 
 @frozen

@@ -97,7 +97,7 @@ def reserve(tx: Transaction, request: Request) -> Reserved:
     else:
         tx.put_movement(evolve(capture, refund_claimed=capture.refund_claimed + entry.amount))
     tx.add_event(_move_event(entry, existing.state if existing else None, request.at))
-    return Reserved(entry, fresh=True)
+    return Reserved(entry, fresh=True, expired=_rules.expired(request, authorization))
 
 
 def _authorization(tx: Transaction, request: Request, syssn: str) -> Authorization:

@@ -127,7 +127,7 @@ class Writer:
             job.error = error
         except (sqlite3.Error, OSError):
             raise
-        except Exception as error:  # noqa: BLE001 - a defect in one job must reach its caller, not end the thread
+        except Exception as error:  # a defect in one job must reach its caller, not end the thread
             job.error = error
 
 

@@ -25,10 +25,10 @@ class SqliteLedger(Ledger):
 
     Args:
         path: the file; made with mode 0600 where it is missing, except in production.
-        create: make a missing file in production too (`?mode=rwc`).
+        create: whether to make a missing file (`?mode=rwc`, `?mode=rw`); None: everywhere but in production.
     """
 
-    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+    def __init__(self, path: str | Path, *, create: bool | None = None) -> None:
         self.path = Path(path)
         self._create = create
         self._writer: Writer | None = None
@@ -41,7 +41,7 @@ class SqliteLedger(Ledger):
     def _open(self, environment: str) -> None:
         with self._opening:
             if self._writer is None:
-                create = self._create or environment != "production"
+                create = environment != "production" if self._create is None else self._create
                 self._writer = Writer(connect(self.path, environment, create=create), self.path)
                 self._environment = environment
             elif self._environment != environment:

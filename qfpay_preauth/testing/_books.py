@@ -29,7 +29,7 @@ class Refusal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Hold:
-    """A customer's held sum: ``amount`` in minor units of ``currency``, made ``at``, gone at ``expires_at``."""
+    """A customer's held sum: ``amount`` in minor units, made ``at``, gone at ``expires_at``."""
 
     syssn: str
     amount: int
@@ -244,7 +244,7 @@ class Books:
 
     def audit(self) -> list[str]:
         """Every broken rule in words, found by a fold of its own; empty when the books are sound."""
-        from ._audit import violations  # noqa: PLC0415 - the audit imports the records from here
+        from ._audit import violations
 
         return violations(self)
 

@@ -71,8 +71,9 @@ class Config:
     Limits ("Rate limit"):
         rate_limit: answer 429 above per_second or per_minute (sliding windows), off by default.
     Wire:
-        keepalive_s: seconds an idle connection is kept, ``None`` for ever. body_bytes_max: larger requests get
-        413. record: keep every request in ``requests``. admin: serve ``/_sim/…``. syssn_start: first counter.
+        keepalive_s: seconds an idle connection is kept, ``None`` for ever. body_bytes_max: larger requests
+        get 413. record: keep every request in ``requests``. admin: serve ``/_sim/…``.
+        syssn_start: the first counter.
     """
 
     app_code: str = "SIMULATED_APP_CODE"

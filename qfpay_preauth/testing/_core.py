@@ -33,7 +33,7 @@ class _Task:
 class Core:
     """Books, faults and protocol together; ``handle`` is its only way in from the wire.
 
-    Attributes: ``config``, ``books``, ``faults`` (replaceable at any time), ``requests`` (every one received).
+    Attributes: ``config``, ``books``, ``faults`` (replaceable), ``requests`` (every one received).
     """
 
     def __init__(self, config: Config | None = None, faults: Faults | None = None) -> None:
@@ -47,7 +47,7 @@ class Core:
         self._second: deque[datetime] = deque()
         self._minute: deque[datetime] = deque()
 
-    def handle(
+    def handle(  # noqa: PLR0917
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: datetime, remote: str = ""
     ) -> Plan:
         """Decide one request. ``headers`` names in any case; ``now`` aware; nothing is ever raised for a
@@ -56,7 +56,7 @@ class Core:
         lower = {name.lower(): value for name, value in headers.items()}
         path = path.partition("?")[0]
         if self.config.admin and path.startswith("/_sim/"):
-            from ._admin import administer  # noqa: PLC0415 - only for the command line
+            from ._admin import administer
 
             return administer(self, method, path, body, now)
         call = Call(self, method, path, lower, body, now)
@@ -123,7 +123,7 @@ class Core:
         rule = self.faults.pick(call.operation, call.path, call.params)
         if rule is None:
             return Plan(answer=self.encode(call.perform()), executed=call.executed)
-        from ._spoil import spoil  # noqa: PLC0415 - the spoilers work on this module's types
+        from ._spoil import spoil
 
         return attrs.evolve(spoil(call, rule), fault=rule.kind, executed=call.executed)
 
@@ -131,7 +131,7 @@ class Core:
 class Call:
     """One request on its way through the gateway."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self, core: Core, method: str, path: str, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> None:
         self.core = core
@@ -148,13 +148,14 @@ class Call:
             self.params = parse_form(body)
         except Refusal as refusal:
             self._unreadable = refusal
+        self.signed = signature_ok(core.config, headers, self.params)
 
     def perform(self, at: datetime | None = None, *, pending: bool = False) -> Reply:
         """Check and execute the request (at its own moment unless told): the answer, a refusal included."""
         try:
             if self._unreadable is not None:
                 raise self._unreadable
-            check(self.core.config, self.operation, self.headers, self.params)
+            check(self.core.config, self.operation, self.headers, self.params, self.signed)
             reply, moved = perform(self.core.books, self.operation, self.params, at or self.now, pending)
         except Refusal as refusal:
             return refuse(self.core.config, refusal)
@@ -172,7 +173,7 @@ class Call:
             operation=self.operation,
             params=self.params,
             headers=self.headers,
-            signature_ok=signature_ok(self.core.config, self.headers, self.params),
+            signature_ok=self.signed,
             remote=remote,
             fault=plan.fault,
             executed=plan.executed,

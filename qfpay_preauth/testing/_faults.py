@@ -169,7 +169,7 @@ class _Random:
     def __init__(self, seed: int, rate: float, kinds: tuple[str, ...], how: Mapping[str, Any]) -> None:
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must lie between 0 and 1, not {rate}")
-        self._dice = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        self._dice = random.Random(seed)
         self._rate = rate
         self._rules = [Rule(kind=kind, **how) for kind in kinds]
         self._fixed = frozenset(how)

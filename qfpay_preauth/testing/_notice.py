@@ -1,4 +1,4 @@
-"""Notifications as QFPay sends them (QFPay: "Asynchronous notifications"); who delivers them is up to the test."""
+"""Notifications as QFPay sends them (QFPay: "Asynchronous notifications"); the test delivers them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 _TYPES: Mapping[str, str] = {"capture": "payment", "unfreeze": "unfreeze", "refund": "refund"}
 
 
-def notification(
-    books: Books, syssn: str, changes: Mapping[str, str | None]
-) -> tuple[bytes, dict[str, str]]:
+def notification(books: Books, syssn: str, changes: Mapping[str, str | None]) -> tuple[bytes, dict[str, str]]:
     """Raw body and headers for one record. Raises ``KeyError`` if the syssn is unknown."""
     record = books.holds.get(syssn) or books.movements[syssn]
     fields = {**_fields(books, record), **changes}

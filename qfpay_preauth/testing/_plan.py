@@ -43,7 +43,8 @@ class Plan:
         pieces, pause_s: the body goes out in so many pieces with a pause in seconds between them.
         ticket: this plan waits for the answer handed over under this number (``Wire.SWAP``).
         hand_over: ``(ticket, answer)`` for a plan that waits.
-        fault: the kind of fault, ``None`` if the gateway behaved. executed: the syssn of what moved money now.
+        fault: the kind of fault, ``None`` if the gateway behaved.
+        executed: the syssn of what moved money now.
     """
 
     wire: Wire = Wire.ANSWER

@@ -112,7 +112,8 @@ def _altered(call: Call, rule: Rule) -> Plan:
 
 
 def _changed(reply: Reply, changes: Mapping[str, Any]) -> Reply:
-    return {name: value for name, value in {**reply, **changes}.items() if name not in changes or value is not None}
+    removed = {name for name, value in changes.items() if value is None}
+    return {name: value for name, value in {**reply, **changes}.items() if name not in removed}
 
 
 def _missigned(call: Call, rule: Rule) -> Plan:
@@ -122,7 +123,7 @@ def _missigned(call: Call, rule: Rule) -> Plan:
 
 
 def _later(call: Call, rule: Rule) -> None:
-    call.core.schedule("late", call.now, rule.seconds, lambda at: call.perform(at))
+    call.core.schedule("late", call.now, rule.seconds, call.perform)
 
 
 def _late(call: Call, rule: Rule) -> Plan:

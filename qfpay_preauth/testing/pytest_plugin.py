@@ -27,8 +27,8 @@ else:
 
     @pytest_asyncio.fixture(name="qfpay_gateway")
     async def _qfpay_gateway() -> AsyncIterator[Gateway]:
-        """A simulated QFPay gateway on a free local port, with sound books at the end or not: see ``audit``."""
-        from .gateway import Gateway  # noqa: PLC0415 - start-up and coverage must not pay for it
+        """A running ``Gateway`` on a free local port."""
+        from .gateway import Gateway
 
         async with Gateway() as gateway:
             yield gateway

@@ -38,7 +38,7 @@ def _greeting(gateway: Gateway) -> list[str]:
         f"mchid       {config.mchid or '(none: do not send it)'}",
         f"curl -d amount=50000 -d currency=HKD -d out_trade_no=ORDER_17 {url}/_sim/hold",
         f"curl {url}/_sim/books",
-        f"curl -d '{{\"kind\": \"drop_after\", \"operation\": \"capture\"}}' {url}/_sim/faults",
+        f'curl -d \'{{"kind": "drop_after", "operation": "capture"}}\' {url}/_sim/faults',
         f"curl -X DELETE {url}/_sim/faults",
         f"curl -X POST {url}/_sim/settle",
     ]

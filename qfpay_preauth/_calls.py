@@ -1,0 +1,129 @@
+"""The tasks that own exchanges. A caller may leave; the exchange and its conclusion run to their end.
+
+Cancelling a caller before any byte left calls the request off (`not_sent`); after that it only loses the answer, never
+the charge: the entry is concluded all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+from qfpay_preauth.errors import NotSentError, OperationInProgressError
+
+T = TypeVar("T")
+
+
+class Handed(Protocol):
+    """What a call needs to know of its request's body."""
+
+    taken: bool
+
+
+class Call:
+    """One public call: its deadline (monotonic seconds), and how far it got."""
+
+    __slots__ = ("_guarded", "body", "deadline", "left", "task")
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.body: Handed | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.left = False
+        self._guarded = False
+
+    async def guarded(self, ledger_verb: Awaitable[T]) -> T:
+        """Await a ledger verb that must not be interrupted: a cancelled write still lands, unseen."""
+        self._guarded = True
+        try:
+            return await ledger_verb
+        finally:
+            self._guarded = False
+
+    def abandon(self, *, even_if_sent: bool = False) -> None:
+        """The caller left (or the client closes): call off what provably has not left."""
+        self.left = True
+        sent = self.body is not None and self.body.taken
+        if self.task is not None and not self._guarded and (even_if_sent or not sent):
+            self.task.cancel()
+
+    @property
+    def off(self) -> bool:
+        """Whether nobody wants it to be sent any more."""
+        return self.left or (self.task is not None and self.task.cancelling() > 0)
+
+
+class Calls:
+    """All calls of one client on one event loop."""
+
+    def __init__(self) -> None:
+        self._live: dict[asyncio.Task[Any], Call] = {}
+
+    async def run(self, call: Call, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in a task of its own and wait for it; if the waiting is cancelled, the work decides itself."""
+        task: asyncio.Task[T] = asyncio.create_task(work)
+        call.task = task
+        self._live[task] = call
+        task.add_done_callback(self._ended)
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            call.abandon()
+            raise
+        if task.cancelled():
+            raise NotSentError("The call was called off before anything was written or sent.")
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        del self._live[task]
+        if not task.cancelled():
+            task.exception()  # seen here, for the case that its caller left
+
+    async def drain(self, patience_s: float) -> None:
+        """Let all calls end; after `patience_s` call off the rest: what was sent is then concluded as in doubt."""
+        if self._live:
+            await asyncio.wait(tuple(self._live), timeout=patience_s)
+        while self._live:
+            for call in tuple(self._live.values()):
+                call.abandon(even_if_sent=True)
+            await asyncio.wait(tuple(self._live), timeout=1.0)
+
+
+class Queues:
+    """One queue per name: writes on one authorization run one after another, in the order they came."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, name: str, wait_s: float) -> AsyncIterator[None]:
+        """Hold the turn of `name`.
+
+        Raises:
+            OperationInProgressError: the turn did not come within `wait_s`; nothing was written or sent.
+        """
+        lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
+        users.append(None)
+        try:
+            await _acquire(lock, name, wait_s)
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            users.pop()
+            if not users:
+                del self._locks[name]
+
+
+async def _acquire(lock: asyncio.Lock, name: str, wait_s: float) -> None:
+    if not lock.locked():
+        await lock.acquire()
+        return
+    try:
+        async with asyncio.timeout(wait_s):
+            await lock.acquire()
+    except TimeoutError:
+        raise OperationInProgressError(f"Another call on {name} did not end before this call's deadline.") from None

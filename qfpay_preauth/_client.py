@@ -1,0 +1,374 @@
+"""`PreauthClient`: the face of the building. Methods check what they are given and pass it on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import cast
+
+from qfpay_preauth import _checks, _enquiry, _outcomes, _wire
+from qfpay_preauth._lifetime import ClientBase
+from qfpay_preauth._models import (
+    Authorization,
+    Balance,
+    Capture,
+    ConfirmedBy,
+    Doubt,
+    Entry,
+    Judgement,
+    Operation,
+    PaymentIntent,
+    Refund,
+    Request,
+    Result,
+    SignedRequest,
+    State,
+    Transaction,
+    Unfreeze,
+    Verdict,
+    Why,
+)
+from qfpay_preauth._money import AMOUNT_ADVISED_ABOVE, check_amount, exponent_of
+from qfpay_preauth._operations import perform
+from qfpay_preauth.errors import (
+    IdempotencyConflictError,
+    InvalidRequestError,
+    Outcome,
+    UnknownAuthorizationError,
+)
+from qfpay_preauth.ledger import After
+from qfpay_preauth.ledger._rules import balance_of
+
+log = logging.getLogger("qfpay_preauth")
+_LISTING_PAGE = 200
+
+
+class PreauthClient(ClientBase):
+    """Captures, unfreezes and refunds pre-authorisations, never taking the money twice.
+
+    Args:
+        credentials: what QFPay assigned.
+        environment: "sandbox", "live_test" or "production".
+        base_url: another host than the environment's (https, or http to a loopback address).
+        ledger: "memory://", "sqlite:///path", or a Ledger object (then not closed by this client).
+        settings: how it behaves.
+
+    Use it as `async with PreauthClient(...) as client`, or call `aclose()`. One client serves any number of tasks of
+    one event loop; after `aclose()` it can be entered again, also in another loop.
+
+    Raises:
+        ConfigurationError: something given cannot work.
+    """
+
+    # ------------------------------------------------------------------ before the freeze
+
+    async def create_payment_intent(
+        self,
+        amount: int,
+        currency: str,
+        *,
+        out_trade_no: str,
+        pay_type: str,
+        return_url: str | None = None,
+        failed_url: str | None = None,
+        notify_url: str | None = None,
+    ) -> PaymentIntent:
+        """Ask for the intent that the browser's Payment Element needs (QFPay, Payment Element).
+
+        Args:
+            amount: int minor units.
+            currency: one of QFPay's.
+            out_trade_no: the merchant's order number, new for each intent.
+            pay_type: as QFPay told the merchant; none is documented for card pre-authorisations.
+            return_url, failed_url, notify_url: without `&`, `=` and comma.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            GatewayError (and its kinds), NotSentError: no intent; no money moves by this call, it may be repeated.
+        """
+        self._check_money(amount, currency)
+        _checks.check_id("out_trade_no", out_trade_no)
+        _checks.check_pay_type(pay_type)
+        given = {"return_url": return_url, "failed_url": failed_url, "notify_url": notify_url}
+        urls = {name: _checks.check_url(name, url) for name, url in given.items() if url is not None}
+        wish = _wire.IntentRequest(amount, currency, out_trade_no, pay_type, urls)
+        return await self._call(lambda desk, call: _enquiry.payment_intent(desk, call, wish))
+
+    async def register_authorization(
+        self,
+        syssn: str,
+        amount: int,
+        currency: str,
+        *,
+        out_trade_no: str,
+        authorized_at: datetime | None = None,
+        capture_window: timedelta | None = None,
+    ) -> Authorization:
+        """Write a hold into the ledger, before its first capture; the same again changes nothing.
+
+        Args:
+            syssn: the pre-authorisation's id, as the browser's Payment Element got it.
+            amount: the held sum, int minor units.
+            currency: one of QFPay's.
+            out_trade_no: the merchant's order number of the pre-authorisation (an unfreeze needs it).
+            authorized_at: when it was held (aware).
+            capture_window: how long it can be captured (QFPay: 7 days for most merchants, up to 28 by contract).
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            IdempotencyConflictError: it is registered with something else.
+            LedgerUnavailableError: it could not be written.
+        """
+        self._check_money(amount, currency)
+        hold = Authorization(
+            account=self.account,
+            syssn=_checks.check_id("syssn", syssn),
+            amount=amount,
+            currency=currency,
+            out_trade_no=_checks.check_id("out_trade_no", out_trade_no),
+            registered_at=self._clock.now(),
+            authorized_at=None if authorized_at is None else _checks.check_moment("authorized_at", authorized_at),
+            capture_window=None if capture_window is None else _checks.check_window(capture_window),
+        )
+        await self._desk()
+        return await self._ledger.register(hold)
+
+    def _check_money(self, amount: object, currency: object) -> None:
+        check_amount(amount)
+        exponent_of(currency, self.settings.currency_exponents)
+
+    # ------------------------------------------------------------------ what moves money
+
+    async def capture(
+        self,
+        syssn: str,
+        amount: int,
+        *,
+        idempotency_key: str,
+        deadline_s: float | None = None,
+        patience_s: float | None = None,
+    ) -> Capture:
+        """Take part or all of a hold (QFPay, Online Pre-Authorisation: Capture).
+
+        Args:
+            syssn: the authorization's.
+            amount: int minor units; all captures together never exceed the hold.
+            idempotency_key: the caller's name for this business intent, the same on every retry.
+            deadline_s: seconds for the whole call; default: `Settings.deadline_s`.
+            patience_s: seconds to look for evidence where the answer was lost; default: `Settings.patience_s`.
+
+        Raises:
+            InvalidRequestError, LedgerError, NotSentError, GatewayError (and their kinds): no money moved.
+            OutcomeUnknownError: it may have; the amount stays claimed. Call again with the same key.
+        """
+        check_amount(amount)
+        timing = (deadline_s, patience_s)
+        return cast(Capture, await self._operate(Operation.CAPTURE, syssn, amount, idempotency_key, *timing))
+
+    async def unfreeze(
+        self,
+        syssn: str,
+        amount: int | None = None,
+        *,
+        idempotency_key: str,
+        deadline_s: float | None = None,
+        patience_s: float | None = None,
+    ) -> Unfreeze:
+        """Release exactly what was not captured, once, for good (QFPay, Online Pre-Authorisation: Unfreeze).
+
+        Args:
+            syssn: the authorization's.
+            amount: if given, must equal what is left (int minor units): a check against a stale view.
+            idempotency_key, deadline_s, patience_s: as for `capture`.
+
+        Raises:
+            AlreadyUnfrozenError: it was unfrozen, or is being unfrozen, under another key; otherwise as `capture`.
+        """
+        if amount is not None:
+            check_amount(amount)
+        timing = (deadline_s, patience_s)
+        return cast(Unfreeze, await self._operate(Operation.UNFREEZE, syssn, amount, idempotency_key, *timing))
+
+    async def refund(
+        self,
+        capture_syssn: str,
+        amount: int,
+        *,
+        idempotency_key: str,
+        deadline_s: float | None = None,
+        patience_s: float | None = None,
+    ) -> Refund:
+        """Give back part or all of a capture (QFPay, Payment API: Refund).
+
+        Args:
+            capture_syssn: the capture's own id (`Capture.syssn`), not the authorization's.
+            amount: int minor units; all refunds together never exceed the capture.
+            idempotency_key, deadline_s, patience_s: as for `capture`.
+
+        Raises:
+            UnknownCaptureError, OverRefundError; otherwise as `capture`.
+        """
+        check_amount(amount)
+        _checks.check_id("capture_syssn", capture_syssn)
+        timing = (deadline_s, patience_s)
+        return cast(Refund, await self._operate(Operation.REFUND, capture_syssn, amount, idempotency_key, *timing))
+
+    async def _operate(  # noqa: PLR0917 - the three methods above hand on exactly what they were given
+        self,
+        operation: Operation,
+        syssn: str,
+        amount: int | None,
+        idempotency_key: str,
+        deadline_s: float | None,
+        patience_s: float | None,
+    ) -> Result:
+        _checks.check_id("syssn", syssn)
+        _checks.check_key(idempotency_key)
+        deadline = _seconds("deadline_s", deadline_s, self.settings.deadline_s, low=0.001)
+        patience = _seconds("patience_s", patience_s, self.settings.patience_s)
+        if amount is not None and amount <= AMOUNT_ADVISED_ABOVE:
+            log.warning("%s of %d: QFPay advises amounts above 200 (risk control)", operation, amount)
+
+        def wish() -> Request:
+            return self._request(operation, syssn, amount, idempotency_key, deadline)
+
+        return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline)
+
+    def _request(
+        self, operation: Operation, syssn: str, amount: int | None, idempotency_key: str, deadline_s: float
+    ) -> Request:
+        now = self._clock.now()
+        send_by = now + timedelta(seconds=deadline_s)
+        numbered = operation is Operation.REFUND or (operation is Operation.CAPTURE and self.settings.capture_reference)
+        return Request(
+            account=self.account,
+            idempotency_key=idempotency_key,
+            operation=operation,
+            syssn=syssn,
+            amount=amount,
+            out_trade_no=_wire.own_reference(self.account, operation, idempotency_key) if numbered else None,
+            at=now,
+            send_by=send_by,
+            doubt_at=send_by + timedelta(seconds=self.settings.timeout_total_s),
+            default_window=self.settings.default_capture_window,
+            strict_expiry=self.settings.strict_expiry,
+        )
+
+    # ------------------------------------------------------------------ what only reads
+
+    async def query(
+        self,
+        *,
+        syssn: str | Sequence[str] = (),
+        out_trade_no: str | Sequence[str] = (),
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> AsyncIterator[Transaction]:
+        """The gateway's own rows (QFPay, Transaction Enquiry), page by page and month by month, each syssn once.
+
+        Args:
+            syssn, out_trade_no: one id or several; both given: rows must match both.
+            start, end: aware moments; default: from the oldest date in `syssn`, or this month's first, until now.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            GatewayError (and its kinds), NotSentError: no usable answer; an absent row proves nothing.
+        """
+        ids = _ids("syssn", syssn), _ids("out_trade_no", out_trade_no)
+        now = self._clock.now()
+        low = _enquiry.first_month(*ids, now) if start is None else _checks.check_moment("start", start)
+        high = now if end is None else _checks.check_moment("end", end)
+        if low > high:
+            raise InvalidRequestError("start must not be after end.")
+
+        async def page(request: SignedRequest) -> dict[str, object]:
+            return await self._call(lambda desk, call: _enquiry.ask(desk, call, request))
+
+        desk = await self._desk()
+        async for row in _enquiry.transactions(page, desk.sender, *ids, (low, high)):
+            yield row
+
+    async def balance(self, syssn: str) -> Balance:
+        """Our books of one authorization.
+
+        Raises:
+            UnknownAuthorizationError: it is not registered.
+        """
+        _checks.check_id("syssn", syssn)
+        await self._desk()
+        books = await self._ledger.books(self.account, syssn)
+        if books is None:
+            raise UnknownAuthorizationError(f"Authorization {syssn} is not registered for account {self.account!r}.")
+        return balance_of(books.authorization, books.unresolved, self._clock.now())
+
+    async def entry(self, idempotency_key: str) -> Entry | None:
+        """The entry under a key, or None."""
+        _checks.check_key(idempotency_key)
+        await self._desk()
+        return await self._ledger.entry(self.account, idempotency_key)
+
+    async def in_doubt(self) -> AsyncIterator[Doubt]:
+        """Every entry whose outcome is not known, oldest first."""
+        await self._desk()
+        after: After | None = None
+        while True:
+            found = await self._ledger.doubts(self.account, self._clock.now(), after, _LISTING_PAGE)
+            for entry in found:
+                yield _outcomes.doubt_of(entry)
+            if len(found) < _LISTING_PAGE:
+                return
+            after = After(found[-1].reserved_at, found[-1].idempotency_key)
+
+    # ------------------------------------------------------------------ ending doubt
+
+    async def resolve(self, idempotency_key: str, outcome: Outcome, *, reason: str, syssn: str | None = None) -> Entry:
+        """Record a person's decision about an entry in doubt; evidence that later disagrees is a discrepancy.
+
+        Args:
+            idempotency_key: the entry's.
+            outcome: `Outcome.HAPPENED` or `Outcome.NOTHING_HAPPENED`.
+            reason: why, 1 to 1,000 printable characters.
+            syssn: the operation's own id where it is known (a later refund of a capture needs it).
+
+        Raises:
+            InvalidRequestError: an argument is wrong, or there is no such entry.
+            OperationInProgressError: the entry may still be under way.
+            IdempotencyConflictError: it has already ended otherwise, or `syssn` belongs to somebody else.
+        """
+        verdict = _decision(outcome, reason, syssn)
+        entry = await self.entry(idempotency_key)
+        if entry is None:
+            raise InvalidRequestError(f"There is no entry under key {idempotency_key!r}.")
+        after = await self._ledger.conclude(entry, verdict, self._clock.now())
+        decided = State.EXECUTED if outcome is Outcome.HAPPENED else State.NOT_EXECUTED
+        if after.state is not decided or (syssn and after.result_syssn != syssn):
+            raise IdempotencyConflictError(
+                f"Key {idempotency_key!r} is {after.state.value} ({after.detail or after.result_syssn}).",
+                advice="An ended entry never changes; a contradiction was recorded as a discrepancy.",
+                idempotency_key=idempotency_key,
+            )
+        return after
+
+
+def _decision(outcome: object, reason: object, syssn: object) -> Verdict:
+    if outcome not in (Outcome.HAPPENED, Outcome.NOTHING_HAPPENED):
+        raise InvalidRequestError("outcome must be Outcome.HAPPENED or Outcome.NOTHING_HAPPENED.")
+    happened = outcome is Outcome.HAPPENED
+    if syssn is not None and not happened:
+        raise InvalidRequestError("syssn belongs to Outcome.HAPPENED only.")
+    return Verdict(
+        Judgement.EXECUTED if happened else Judgement.DECLINED,
+        result_syssn=None if syssn is None else _checks.check_id("syssn", syssn),
+        confirmed_by=ConfirmedBy.OPERATOR,
+        why=Why.OPERATOR,
+        reason=_checks.check_reason(reason),
+    )
+
+
+def _seconds(name: str, value: object, default: float, *, low: float = 0.0) -> float:
+    return default if value is None else _checks.check_seconds(name, value, low=low)
+
+
+def _ids(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(_checks.check_id(name, each) for each in ([value] if isinstance(value, str) else value))

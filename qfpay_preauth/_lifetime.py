@@ -1,0 +1,160 @@
+"""The client's lifetime: what it is made from, what exists while it is open, and how it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from attrs import frozen
+
+from qfpay_preauth import _wire
+from qfpay_preauth._calls import Call, Calls, Queues
+from qfpay_preauth._clock import Clock, SystemClock
+from qfpay_preauth._limits import Budget, Turnstile, budget_for
+from qfpay_preauth._models import Entry
+from qfpay_preauth._operations import Desk
+from qfpay_preauth._settings import Credentials, Settings, gateway_url, settings_from
+from qfpay_preauth._signing import Signer
+from qfpay_preauth.errors import ConfigurationError
+from qfpay_preauth.ledger import Ledger, ledger_from
+
+T = TypeVar("T")
+
+
+@frozen
+class Running:
+    """What exists while the client is open, on one event loop."""
+
+    loop: asyncio.AbstractEventLoop
+    desk: Desk
+    calls: Calls
+
+
+class ClientBase:
+    """Everything of `PreauthClient` but its operations."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        environment: str = "sandbox",
+        base_url: str | None = None,
+        ledger: str | Ledger,
+        settings: Settings | None = None,
+    ) -> None:
+        if not isinstance(credentials, Credentials):
+            raise ConfigurationError(f"credentials must be Credentials, not {type(credentials).__name__}.")
+        self.environment = environment
+        self.base_url = gateway_url(environment, base_url)
+        self.settings = settings or Settings()
+        self.account = credentials.account_name
+        self._credentials = credentials
+        self._ledger = ledger_from(ledger)
+        self._owns_ledger = isinstance(ledger, str)
+        self._clock: Clock = SystemClock()
+        self._budget: Budget = budget_for(
+            self.base_url, self.account, self.settings.requests_per_second, self.settings.requests_per_minute
+        )
+        self._running: Running | None = None
+        self._closed = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """A client from `QFPAY_APP_CODE`, `QFPAY_CLIENT_KEY`, `QFPAY_LEDGER` and the optional `QFPAY_MCHID`,
+        `QFPAY_ENVIRONMENT`, `QFPAY_BASE_URL`, `QFPAY_SIGN_TYPE`, `QFPAY_NOTIFICATION_KEY`, `QFPAY_PREVIOUS_CLIENT_KEY`,
+        `QFPAY_PREVIOUS_NOTIFICATION_KEY`, `QFPAY_ACCOUNT`, and one variable per setting (`QFPAY_TIMEOUT_TOTAL_S` …).
+
+        Raises:
+            ConfigurationError: a variable is missing or cannot be read.
+        """
+        env = os.environ if environ is None else environ
+        missing = [name for name in ("QFPAY_APP_CODE", "QFPAY_CLIENT_KEY", "QFPAY_LEDGER") if not env.get(name)]
+        if missing:
+            raise ConfigurationError(f"The environment lacks {', '.join(missing)}.")
+        optional = ("mchid", "notification_key", "previous_client_key", "previous_notification_key", "account")
+        credentials = Credentials(
+            env["QFPAY_APP_CODE"],
+            env["QFPAY_CLIENT_KEY"],
+            sign_type=env.get("QFPAY_SIGN_TYPE") or "SHA256",
+            **{name: env.get(f"QFPAY_{name.upper()}") or None for name in optional},
+        )
+        return cls(
+            credentials,
+            environment=env.get("QFPAY_ENVIRONMENT") or "sandbox",
+            base_url=env.get("QFPAY_BASE_URL") or None,
+            ledger=env["QFPAY_LEDGER"],
+            settings=settings_from(env),
+        )
+
+    def __repr__(self) -> str:
+        return f"PreauthClient(account={self.account!r}, environment={self.environment!r}, url={self.base_url!r})"
+
+    # ------------------------------------------------------------------ lifetime
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        await self._desk()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, *, drain_s: float | None = None) -> None:
+        """Let calls under way end (at most `drain_s` seconds, by default one exchange), then let go of everything.
+
+        What was sent and has no answer by then is concluded as in doubt. Closing twice does nothing.
+        """
+        self._closed = True
+        running, self._running = self._running, None
+        if running is not None and running.loop is asyncio.get_running_loop():
+            await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
+            await running.desk.transport.close()
+        if self._owns_ledger:
+            await self._ledger.close()
+
+    async def _desk(self) -> Desk:
+        """The rooms of this event loop, made on first use."""
+        if self._closed:
+            raise ConfigurationError("The client is closed.", advice="Enter it again: `async with client:`.")
+        loop = asyncio.get_running_loop()
+        if self._running is None or self._running.loop is not loop:
+            await self._ledger.open(self.environment)
+            if self._running is None or self._running.loop is not loop:
+                self._running = self._start(loop)
+        return self._running.desk
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> Running:
+        from qfpay_preauth._transport import Transport
+
+        credentials = self._credentials
+        signer = Signer(credentials.client_key, credentials.sign_type)
+        previous = credentials.previous_client_key
+        desk = Desk(
+            settings=self.settings,
+            clock=self._clock,
+            ledger=self._ledger,
+            transport=Transport(self.base_url, self.settings, self._clock),
+            turnstile=Turnstile(self._budget, self._clock.monotonic),
+            queues=Queues(),
+            sender=_wire.Sender(credentials.app_code, signer, credentials.mchid),
+            keys=[signer, Signer(previous)] if previous else [signer],
+            seek=_no_evidence,
+        )
+        return Running(loop, desk, Calls())
+
+    async def _call(self, work: Callable[[Desk, Call], Coroutine[Any, Any, T]], deadline_s: float | None = None) -> T:
+        """Run `work` in a task of its own, under one deadline."""
+        desk = await self._desk()
+        call = Call(self._clock.monotonic() + (self.settings.deadline_s if deadline_s is None else deadline_s))
+        assert self._running is not None  # noqa: S101 - _desk has just seen to it
+        return await self._running.calls.run(call, work(desk, call))
+
+
+async def _no_evidence(entry: Entry, deadline: float) -> Entry:
+    """Nothing is looked for yet: the entry stays as it is."""
+    return entry

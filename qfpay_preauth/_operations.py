@@ -1,0 +1,148 @@
+"""Capture, unfreeze, refund: one way through the building, and the only place with branches.
+
+permit → reserve → build → exchange → judge → conclude → (in doubt: look for evidence) → a result, or exactly one error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from qfpay_preauth._calls import Call, Queues
+from qfpay_preauth._clock import Clock
+from qfpay_preauth._limits import Permit, Turnstile
+from qfpay_preauth._models import Delivery, Entry, Judgement, NotSent, Operation, Request, Result, State
+from qfpay_preauth._outcomes import contradicted, recording_failed, result_of
+from qfpay_preauth._retry import retry_after_s, send_with_retries
+from qfpay_preauth._settings import Settings
+from qfpay_preauth._signing import Signer
+from qfpay_preauth._wire import Sender, build, judge
+from qfpay_preauth.errors import LedgerUnavailableError, RateLimitedError
+from qfpay_preauth.ledger import Ledger, Reserved
+
+if TYPE_CHECKING:
+    from qfpay_preauth._transport import Transport  # and with it aiohttp, which a bare import must not bring
+
+log = logging.getLogger("qfpay_preauth")
+
+Seek = Callable[[Entry, float], Awaitable[Entry]]
+"""Looks for evidence about a doubtful entry until a deadline (monotonic seconds); returns the entry as it is then."""
+
+
+@frozen
+class Desk:
+    """What an operation works with: one client's rooms, on one event loop."""
+
+    settings: Settings
+    clock: Clock
+    ledger: Ledger
+    transport: Transport
+    turnstile: Turnstile
+    queues: Queues
+    sender: Sender
+    keys: Sequence[Signer]
+    seek: Seek
+
+
+async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_s: float) -> Result:
+    """Do what is wished, once, or say why not. The request is dated when its turn has come.
+
+    Returns: a Capture, an Unfreeze or a Refund.
+
+    Raises:
+        PreauthError: exactly one, whose `outcome` says whether money moved.
+    """
+    name = await _queue_name(desk, wish())
+    async with desk.queues.turn(name, call.deadline - desk.clock.monotonic()):
+        reserved, delivery = await _send_once(desk, call, wish)
+        entry = reserved.entry
+        if delivery is not None:
+            entry = await _conclude(desk, call, entry, delivery)
+    if entry.unresolved:
+        log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
+        entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s))
+    wait_s = retry_after_s(delivery, desk.clock.now()) if delivery else None
+    return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
+
+
+async def _queue_name(desk: Desk, request: Request) -> str:
+    if request.operation is not Operation.REFUND:
+        return request.syssn
+    # QFPay refuses refunds of one order that are seconds apart: they queue with the hold's other writes
+    capture = await desk.ledger.movement(request.account, request.syssn)
+    return capture.authorization if capture else request.syssn
+
+
+async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tuple[Reserved, Delivery | None]:
+    """Reserve and deliver; no delivery where the ledger already knows the entry."""
+    permit = desk.turnstile.try_permit()
+    try:
+        if permit is None and not await _known(desk, wish()):
+            permit = await desk.turnstile.permit(call.deadline)
+        request = wish()
+        reserved = await call.guarded(desk.ledger.reserve(request))
+        if not reserved.fresh:
+            return reserved, None
+        if reserved.expired and request.operation is Operation.CAPTURE:
+            log.warning("capturing on %s after its capture window, as far as it is known here", request.syssn)
+        return reserved, await _deliver(desk, call, reserved.entry, permit)
+    finally:
+        if permit is not None:
+            permit.give_back()
+
+
+async def _known(desk: Desk, request: Request) -> bool:
+    """Whether the ledger will answer: then the call need not wait for the gateway's budget."""
+    known = await desk.ledger.entry(request.account, request.idempotency_key)
+    return known is not None and not (known.state is State.NOT_EXECUTED and known.rerunnable)
+
+
+async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) -> Delivery:
+    """One delivery, after as many attempts as are provably safe."""
+    request = build(entry, desk.sender)
+    first = [permit] if permit else []
+    made: list[Delivery] = []
+
+    async def attempt() -> Delivery:
+        own = first.pop() if first else await desk.turnstile.permit(call.deadline)
+        try:
+            body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry))
+            made.append(await desk.transport.exchange(request, body, call.deadline))
+        finally:
+            own.give_back()
+        return made[-1]
+
+    try:
+        return await send_with_retries(
+            attempt,
+            settings=desk.settings,
+            deadline=call.deadline,
+            monotonic=desk.clock.monotonic,
+            now=desk.clock.now,
+            give_up=lambda: call.off,
+        )
+    except (asyncio.CancelledError, RateLimitedError):
+        # called off, or out of budget, while waiting to try again: no attempt so far did anything
+        return made[-1] if made else NotSent("called off before it was sent")
+
+
+def _late(desk: Desk, call: Call, entry: Entry) -> str | None:
+    """Why the body may not leave any more, asked when its first byte is taken; None: it may."""
+    if call.off:
+        return "it was called off before it was sent"
+    return "its send-by has passed" if desk.clock.now() >= entry.send_by else None
+
+
+async def _conclude(desk: Desk, call: Call, entry: Entry, delivery: Delivery) -> Entry:
+    verdict = judge(entry, delivery, desk.keys)
+    try:
+        after = await call.guarded(desk.ledger.conclude(entry, verdict, desk.clock.now()))
+    except LedgerUnavailableError as error:
+        raise recording_failed(entry, verdict, error) from error
+    if verdict.judgement is Judgement.EXECUTED and after.state is State.NOT_EXECUTED:
+        raise contradicted(after, verdict)
+    return after

@@ -1,0 +1,1 @@
+"""The simulated gateway, tried over real sockets."""
