@@ -35,7 +35,7 @@ class Merchant:
         sign = signature(params, self.gateway.client_key, sign_type)
         return {"X-QF-APPCODE": self.gateway.app_code, "X-QF-SIGN": sign, "X-QF-SIGNTYPE": sign_type}
 
-    def post(self, operation: str, headers: dict[str, str] | None = None, **params: str) -> Any:
+    def post(self, operation: str, headers: dict[str, str] | None = None, /, **params: str) -> Any:
         """The request as a context manager of the response."""
         return self.session.post(
             self.gateway.url + PATHS[operation],
@@ -44,7 +44,7 @@ class Merchant:
             allow_redirects=False,
         )
 
-    async def ask(self, operation: str, headers: dict[str, str] | None = None, **params: str) -> dict[str, Any]:
+    async def ask(self, operation: str, headers: dict[str, str] | None = None, /, **params: str) -> dict[str, Any]:
         """The decoded answer."""
         async with self.post(operation, headers, **params) as response:
             assert response.status == 200

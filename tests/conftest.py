@@ -1,0 +1,15 @@
+"""Fixtures that every test may use. The simulator's own fixture, `qfpay_gateway`, comes as a pytest plugin."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the simulator's plugin from the tree where the package is not installed."""
+    if not config.pluginmanager.hasplugin("qfpay_preauth"):
+        from qfpay_preauth.testing import pytest_plugin
+
+        config.pluginmanager.register(pytest_plugin, "qfpay_preauth")
