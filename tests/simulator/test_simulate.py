@@ -155,7 +155,7 @@ def test_the_plugin_gives_a_running_gateway(tmp_path: Any, missing: bool) -> Non
         text = text.replace("@pytest.mark.asyncio\nasync ", "")
     (tmp_path / "test_it.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
-    command += [] if missing else ["-p", "pytest_asyncio", "-o", "asyncio_default_fixture_loop_scope=function"]
+    command += [] if missing else ["-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_scope=function"]
     done = subprocess.run(
         [*command, "--rootdir", str(tmp_path), "test_it.py"],
         cwd=tmp_path,
