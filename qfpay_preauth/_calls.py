@@ -107,7 +107,10 @@ class Queues:
         lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
         users.append(None)
         try:
-            await _acquire(lock, name, wait_s)
+            if len(users) == 1:
+                await lock.acquire()  # nobody is before us
+            else:
+                await _acquire(lock, name, wait_s)
             try:
                 yield
             finally:
@@ -119,9 +122,6 @@ class Queues:
 
 
 async def _acquire(lock: asyncio.Lock, name: str, wait_s: float) -> None:
-    if not lock.locked():
-        await lock.acquire()
-        return
     try:
         async with asyncio.timeout(wait_s):
             await lock.acquire()

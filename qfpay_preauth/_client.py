@@ -35,6 +35,7 @@ from qfpay_preauth.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
     Outcome,
+    PreauthError,
     UnknownAuthorizationError,
 )
 from qfpay_preauth.ledger import After
@@ -233,7 +234,11 @@ class PreauthClient(ClientBase):
         def wish() -> Request:
             return self._request(operation, syssn, amount, idempotency_key, deadline)
 
-        return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline)
+        try:
+            return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline)
+        except PreauthError as error:
+            error.idempotency_key = error.idempotency_key or idempotency_key
+            raise
 
     def _request(
         self, operation: Operation, syssn: str, amount: int | None, idempotency_key: str, deadline_s: float

@@ -63,10 +63,19 @@ def masked(text: str) -> str:
 def redacted(fields: Mapping[str, Any], ids: frozenset[str]) -> dict[str, Any]:
     """The scalar fields as they came, less those that name a card, and masked but for the fields in `ids`."""
     return {
-        clean(name): value if not isinstance(value, str) else clean(value) if name in ids else masked(value)
+        masked(name): _kept(value, is_id=name in ids)
         for name, value in fields.items()
         if (value is None or isinstance(value, str | int | float)) and not _CARD_NAME.search(name)
     }
+
+
+def _kept(value: str | float | None, *, is_id: bool) -> str | float | None:
+    if isinstance(value, str):
+        return clean(value) if is_id else masked(value)
+    if value is None or is_id or isinstance(value, bool):
+        return value
+    text = masked(str(value))  # a number can be a card number too
+    return value if text == clean(str(value)) else text
 
 
 def _mask(found: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ from qfpay_preauth._clock import Clock, SystemClock
 from qfpay_preauth._limits import Budget, Turnstile, budget_for
 from qfpay_preauth._models import Entry
 from qfpay_preauth._operations import Desk
-from qfpay_preauth._settings import Credentials, Settings, gateway_url, settings_from
+from qfpay_preauth._settings import Credentials, HiddenMapping, Settings, gateway_url, settings_from
 from qfpay_preauth._signing import Signer
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import Ledger, ledger_from
@@ -70,7 +70,8 @@ class ClientBase:
         Raises:
             ConfigurationError: a variable is missing or cannot be read.
         """
-        env = os.environ if environ is None else environ
+        # hidden: a traceback with locals must not show the variables, among which is the key
+        env = environ = HiddenMapping(os.environ if environ is None else environ)
         missing = [name for name in ("QFPAY_APP_CODE", "QFPAY_CLIENT_KEY", "QFPAY_LEDGER") if not env.get(name)]
         if missing:
             raise ConfigurationError(f"The environment lacks {', '.join(missing)}.")
@@ -114,6 +115,9 @@ class ClientBase:
         if running is not None and running.loop is asyncio.get_running_loop():
             await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
             await running.desk.transport.close()
+        await self._let_go_of_ledger()
+
+    async def _let_go_of_ledger(self) -> None:
         if self._owns_ledger:
             await self._ledger.close()
 
@@ -124,6 +128,9 @@ class ClientBase:
         loop = asyncio.get_running_loop()
         if self._running is None or self._running.loop is not loop:
             await self._ledger.open(self.environment)
+            if self._closed:  # aclose() came while it was opening
+                await self._let_go_of_ledger()
+                raise ConfigurationError("The client was closed.", advice="Enter it again: `async with client:`.")
             if self._running is None or self._running.loop is not loop:
                 self._running = self._start(loop)
         return self._running.desk

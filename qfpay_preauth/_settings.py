@@ -27,7 +27,30 @@ _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
 _SECRET = re.compile(r"[\x21-\x7e]{1,512}")
 
 
-@frozen
+class Hidden(str):
+    """A secret as text that no repr shows, also not the one of a frame's locals in a traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret cannot be pickled")
+
+
+class HiddenMapping(dict[str, str]):
+    """Environment variables, of which no repr shows any."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} variables>"
+
+
+def _hide(value: Any) -> Any:
+    return Hidden(value) if isinstance(value, str) else value
+
+
+@frozen(init=False)
 class Credentials:
     """What QFPay assigned to the merchant. Secrets never appear in a repr, and credentials cannot be pickled.
 
@@ -53,6 +76,31 @@ class Credentials:
     previous_client_key: str | None = field(default=None, repr=False)
     previous_notification_key: str | None = field(default=None, repr=False)
     account: str | None = None
+
+    def __init__(  # noqa: PLR0917 - the order is part of the public face
+        self,
+        app_code: str,
+        client_key: str,
+        mchid: str | None = None,
+        sign_type: str = "SHA256",
+        notification_key: str | None = None,
+        previous_client_key: str | None = None,
+        previous_notification_key: str | None = None,
+        account: str | None = None,
+    ) -> None:
+        # first of all the secrets are hidden, so that not even a traceback with locals shows them
+        client_key, notification_key = _hide(client_key), _hide(notification_key)
+        previous_client_key, previous_notification_key = _hide(previous_client_key), _hide(previous_notification_key)
+        self.__attrs_init__(
+            app_code=app_code,
+            client_key=client_key,
+            mchid=mchid,
+            sign_type=sign_type,
+            notification_key=notification_key,
+            previous_client_key=previous_client_key,
+            previous_notification_key=previous_notification_key,
+            account=account,
+        )
 
     def __attrs_post_init__(self) -> None:
         _match("app_code", self.app_code, _NAME, "1 to 128 letters, digits or _ . : @ -")

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 
 from qfpay_preauth._clock import Clock
+from qfpay_preauth._json import masked
 from qfpay_preauth._limits import Permit
 from qfpay_preauth._models import Answer, Delivery, NotSent, SignedRequest, Unknown
 from qfpay_preauth._settings import Settings
@@ -124,7 +125,7 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
 
 
 def _delivery_of(error: BaseException, body: Body) -> Delivery:
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")[:200]
+    what = masked(f"{type(error).__name__}: {error}".removesuffix(": "))[:200]  # it may quote what was received
     if body.taken:
         return Unknown(what)
     body.revoked = True  # from here on nothing can hand it over any more

@@ -179,17 +179,22 @@ def _judge_fields(entry: Entry, fields: dict[str, Any], *, signed_wrongly: bool)
         return _declined(code, kind, known)
     # only an id whose original is named is remembered: a swapped answer must not link a stranger's row
     linked = _new_syssn(entry, fields) if text_of(fields.get("orig_syssn")) == entry.syssn else None
-    return _doubt(f"code {clean(code)[:20]} leaves the outcome open", result_syssn=linked, **known)
+    return _doubt(f"code {_short(code)} leaves the outcome open", result_syssn=linked, **known)
 
 
 def _known(fields: dict[str, Any], code: str) -> dict[str, Any]:
     texts = [masked(text_of(fields.get(name))) for name in ("respmsg", "resperr")]
     return {
-        "code": clean(code)[:20],
+        "code": _short(code),
         "message": " / ".join(dict.fromkeys(filter(None, texts))),
         "system_time": read_time(fields.get("sysdtm")),
         "raw": redacted(fields, _IDS),
     }
+
+
+def _short(code: str) -> str:
+    """A response code as it is kept: QFPay's have four digits, and nothing longer than eight is one."""
+    return clean(code)[:8]
 
 
 def _contradiction(entry: Entry, fields: dict[str, Any]) -> str:
@@ -232,11 +237,12 @@ def _declined(code: str, kind: CodeClass, known: dict[str, Any]) -> Verdict:
 
 
 def read_time(value: object) -> datetime | None:
-    """QFPay's `sysdtm`: UTC+8 without a zone; None where it is not a time."""
+    """QFPay's `sysdtm`: UTC+8 without a zone; None where it is not a time of this century."""
     try:
-        return datetime.strptime(text_of(value), _TIME).replace(tzinfo=GATEWAY_TZ)
+        moment = datetime.strptime(text_of(value), _TIME).replace(tzinfo=GATEWAY_TZ)
     except ValueError:
         return None
+    return moment if 2000 <= moment.year < 2100 else None
 
 
 def read_code(answer: Answer) -> tuple[str | None, str, dict[str, Any]]:
@@ -245,7 +251,7 @@ def read_code(answer: Answer) -> tuple[str | None, str, dict[str, Any]]:
     code = fields.get("respcd") if fields else None
     if fields is None or not isinstance(code, str):
         return None, f"HTTP {answer.status}, no readable answer", {}
-    return clean(code)[:20], _known(fields, code)["message"], fields
+    return _short(code), _known(fields, code)["message"], fields
 
 
 def read_rows(fields: dict[str, Any]) -> list[Transaction] | None:

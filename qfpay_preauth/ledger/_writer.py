@@ -71,7 +71,7 @@ class Writer:
             return
         self._closed = True
         self._jobs.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        await in_own_thread(self._thread.join)
 
     # ------------------------------------------------------------------ on the thread
 
@@ -129,6 +129,33 @@ class Writer:
             raise
         except Exception as error:  # a defect in one job must reach its caller, not end the thread
             job.error = error
+
+
+async def in_own_thread(work: Callable[[], None]) -> None:
+    """Run `work` in a thread that ends with it: a loop's default executor would leave one behind."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:
+            error = raised
+        try:
+            loop.call_soon_threadsafe(_end, done, error)
+        except RuntimeError:
+            return  # that loop is closed: nobody is left to hear it
+
+    thread = threading.Thread(target=run, name="qfpay-ledger-opening", daemon=True)
+    thread.start()
+    await done
+    thread.join()
+
+
+def _end(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if not future.cancelled():
+        future.set_exception(error) if error else future.set_result(None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

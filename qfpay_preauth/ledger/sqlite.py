@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -15,7 +14,7 @@ from qfpay_preauth.ledger import _verbs
 from qfpay_preauth.ledger._sqlite_file import connect
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
-from qfpay_preauth.ledger._writer import Writer
+from qfpay_preauth.ledger._writer import Writer, in_own_thread
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ class SqliteLedger(Ledger):
         self._opening = threading.Lock()
 
     async def open(self, environment: str) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._open, environment)
+        await in_own_thread(lambda: self._open(environment))
 
     def _open(self, environment: str) -> None:
         with self._opening:
