@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
-from qfpay_preauth import _checks, _enquiry, _outcomes, _wire
+from attrs import evolve
+
+from qfpay_preauth import _checks, _enquiry, _import, _outcomes, _wire, notifications
 from qfpay_preauth._lifetime import ClientBase
 from qfpay_preauth._models import (
     Authorization,
@@ -16,9 +19,14 @@ from qfpay_preauth._models import (
     ConfirmedBy,
     Doubt,
     Entry,
+    Event,
+    Expiring,
     Judgement,
+    Notification,
+    Observed,
     Operation,
     PaymentIntent,
+    ReconcileReport,
     Refund,
     Request,
     Result,
@@ -31,6 +39,7 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._money import AMOUNT_ADVISED_ABOVE, check_amount, exponent_of
 from qfpay_preauth._operations import perform
+from qfpay_preauth._reconcile import Reader, run_forever, tell
 from qfpay_preauth.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
@@ -43,6 +52,7 @@ from qfpay_preauth.ledger._rules import balance_of
 
 log = logging.getLogger("qfpay_preauth")
 _LISTING_PAGE = 200
+USUAL_WINDOW = timedelta(days=7)  # QFPay, Pre-Authorisation: 7 days for most merchants
 
 
 class PreauthClient(ClientBase):
@@ -320,12 +330,121 @@ class PreauthClient(ClientBase):
         while True:
             found = await self._ledger.doubts(self.account, self._clock.now(), after, _LISTING_PAGE)
             for entry in found:
-                yield _outcomes.doubt_of(entry)
+                yield _outcomes.doubt_of(entry, self._clock.now())
             if len(found) < _LISTING_PAGE:
                 return
             after = After(found[-1].reserved_at, found[-1].idempotency_key)
 
+    async def expiring(self, within: timedelta) -> AsyncIterator[Expiring]:
+        """Holds whose capture window ends within `within` (or has ended) with money uncaptured or in doubt.
+
+        The window is the one given at registration, else `Settings.default_capture_window`, else QFPay's usual 7 days;
+        it runs from `authorized_at`, or from the registration.
+
+        Raises:
+            InvalidRequestError: `within` is not a timedelta.
+        """
+        if not isinstance(within, timedelta):
+            raise InvalidRequestError("within must be a timedelta.")
+        window = self.settings.default_capture_window or USUAL_WINDOW
+        await self._desk()
+        for hold in await self._ledger.expiring(self.account, self._clock.now() + within, window):
+            ends = hold.expires_at(window)
+            assert ends is not None  # noqa: S101 - a window was given
+            yield Expiring(hold.syssn, ends, hold.amount, hold.capturable, hold.claimed, hold.currency)
+
     # ------------------------------------------------------------------ ending doubt
+
+    async def import_authorization(self, *, syssn: str | None = None, out_trade_no: str | None = None) -> Authorization:
+        """Register a hold from the gateway's own list, with the captures, unfreeze and refunds it already has.
+
+        Args:
+            syssn: the hold's id, or
+            out_trade_no: its merchant order number (looked for in the last 62 days).
+
+        Raises:
+            InvalidRequestError: neither or both are given, or several holds carry the number.
+            UnknownAuthorizationError: the gateway does not show it.
+            AuthorizationClosedError: the gateway marks it as ended, and no rows explain it.
+            OperationInProgressError: something on it is still pending.
+            IdempotencyConflictError: something of it is known otherwise.
+            GatewayError (and its kinds), NotSentError: no usable answer.
+        """
+        if (syssn is None) == (out_trade_no is None):
+            raise InvalidRequestError("Give either syssn or out_trade_no.")
+        for name, value in (("syssn", syssn), ("out_trade_no", out_trade_no)):
+            if value is not None:
+                _checks.check_id(name, value)
+        desk = await self._desk()
+        reader = Reader(desk)
+        hold = await _import.find(reader, self.account, syssn=syssn, out_trade_no=out_trade_no)
+        self._check_money(hold.amount, hold.currency)
+        rows = await _import.history(reader, hold)
+        if await self._ledger.books(self.account, hold.syssn) is not None:
+            hold = evolve(hold, authorized_at=None)  # what was registered stands
+        return await self._ledger.adopt(hold, rows, self._clock.now())
+
+    async def handle_notification(self, body: bytes, headers: Mapping[str, str]) -> Notification:
+        """Verify one of QFPay's notifications, keep it durably, and end the doubt that it proves (see `notifications`).
+
+        Args:
+            body: the raw bytes, untouched.
+            headers: the request's headers, in any case.
+
+        Raises:
+            InvalidSignatureError: it was not signed with our (or our previous) key; it changed nothing.
+            InvalidRequestError: it is longer than 64 KiB, or not a JSON object.
+            LedgerUnavailableError: it could not be kept: answer 500, and QFPay sends it again.
+        """
+        notice = notifications.verified(body, headers, self._notification_keys())
+        await self._desk()
+        observed = await self._ledger.notice(self.account, notice, self._clock.now())
+        self._noticed(notice, observed)
+        return notice
+
+    def _noticed(self, notice: Notification, observed: Observed) -> None:
+        running = self._running
+        if running is None:  # the client is closing: what was written stays written
+            return
+        tell(running.desk, observed, self._clock.now())
+        if observed.fresh and not observed.explained and notice.syssn:
+            detail = f"{notice.kind} {notice.syssn}"
+            running.desk.emit(Event(self.account, self._clock.now(), "notice", notice.orig_syssn or "", detail=detail))
+            running.seeker.nudge(notice.syssn)
+
+    async def reconcile(self) -> ReconcileReport:
+        """One pass: end doubts by evidence, compare everything since the last pass, report every difference.
+
+        It sends enquiries only, within a quarter of the minute's budget.
+
+        Raises:
+            GatewayError (and its kinds), NotSentError, LedgerUnavailableError: it could not go on; call again.
+        """
+        await self._desk()
+        assert self._running is not None  # noqa: S101 - _desk has just seen to it
+        return await self._running.reconciler.run()
+
+    async def run_reconciler(self, interval_s: float) -> None:
+        """Reconcile until cancelled (or `aclose()`): a pass every `interval_s`, doubts within seconds, then ever later.
+
+        Run it as a task beside the application: `asyncio.create_task(client.run_reconciler(300))`.
+
+        Raises:
+            InvalidRequestError: `interval_s` is not a number of seconds.
+        """
+        _checks.check_seconds("interval_s", interval_s, low=0.01)
+        await self._desk()
+        running = self._running
+        assert running is not None  # noqa: S101 - _desk has just seen to it
+        task = asyncio.create_task(run_forever(running.reconciler, interval_s, running.doubt))
+        running.background.add(task)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            running.background.discard(task)
+            task.cancel()
+        if not task.cancelled():
+            task.result()
 
     async def resolve(self, idempotency_key: str, outcome: Outcome, *, reason: str, syssn: str | None = None) -> Entry:
         """Record a person's decision about an entry in doubt; evidence that later disagrees is a discrepancy.

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qfpay_preauth import _wire
 from qfpay_preauth._calls import Call, Calls, Queues
 from qfpay_preauth._clock import Clock, SystemClock
 from qfpay_preauth._limits import Budget, Turnstile, budget_for
-from qfpay_preauth._models import Entry
+from qfpay_preauth._models import Entry, Event, Policy
 from qfpay_preauth._operations import Desk
+from qfpay_preauth._reconcile import Reconciler, Seeker
 from qfpay_preauth._settings import Credentials, HiddenMapping, Settings, gateway_url, settings_from
 from qfpay_preauth._signing import Signer
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import Ledger, ledger_from
 
+log = logging.getLogger("qfpay_preauth")
 T = TypeVar("T")
 
 
@@ -31,6 +35,10 @@ class Running:
     loop: asyncio.AbstractEventLoop
     desk: Desk
     calls: Calls
+    seeker: Seeker
+    reconciler: Reconciler
+    doubt: asyncio.Event
+    background: set[asyncio.Task[Any]]
 
 
 class ClientBase:
@@ -44,6 +52,7 @@ class ClientBase:
         base_url: str | None = None,
         ledger: str | Ledger,
         settings: Settings | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> None:
         if not isinstance(credentials, Credentials):
             raise ConfigurationError(f"credentials must be Credentials, not {type(credentials).__name__}.")
@@ -58,6 +67,13 @@ class ClientBase:
         self._budget: Budget = budget_for(
             self.base_url, self.account, self.settings.requests_per_second, self.settings.requests_per_minute
         )
+        self._on_event = on_event
+        self._policy = Policy(
+            None if self.settings.quiet_period_s is None else timedelta(seconds=self.settings.quiet_period_s),
+            self.settings.default_capture_window,
+        )
+        # reconciliation takes at most a quarter of the minute's budget
+        self._quarter = Budget(None, max(1, self.settings.requests_per_minute // 4))
         self._running: Running | None = None
         self._closed = False
 
@@ -113,7 +129,12 @@ class ClientBase:
         self._closed = True
         running, self._running = self._running, None
         if running is not None and running.loop is asyncio.get_running_loop():
+            for task in running.background:
+                task.cancel()
+            if running.background:
+                await asyncio.wait(tuple(running.background))
             await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
+            await running.seeker.close()
             await running.desk.transport.close()
         await self._let_go_of_ledger()
 
@@ -141,6 +162,7 @@ class ClientBase:
         credentials = self._credentials
         signer = Signer(credentials.client_key, credentials.sign_type)
         previous = credentials.previous_client_key
+        doubt = asyncio.Event()
         desk = Desk(
             settings=self.settings,
             clock=self._clock,
@@ -150,9 +172,31 @@ class ClientBase:
             queues=Queues(),
             sender=_wire.Sender(credentials.app_code, signer, credentials.mchid),
             keys=[signer, Signer(previous)] if previous else [signer],
-            seek=_no_evidence,
+            seek=_nothing_yet,
+            emit=lambda event: self._emit(event, doubt),
         )
-        return Running(loop, desk, Calls())
+        seeker = Seeker(desk, self.account, self._policy)
+        quarter = Turnstile(self._quarter, self._clock.monotonic)
+        reconciler = Reconciler(desk, self.account, self._policy, quarter)
+        return Running(loop, evolve(desk, seek=seeker.seek), Calls(), seeker, reconciler, doubt, set())
+
+    def _emit(self, event: Event, doubt: asyncio.Event) -> None:
+        """Give an event to the hook; a raising hook harms nothing."""
+        if event.kind == "doubt":
+            doubt.set()
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(evolve(event, account=self.account))
+        except Exception:
+            log.exception("the on_event hook raised on %s", event.kind)
+
+    def _notification_keys(self) -> list[Signer]:
+        """The keys that may sign notifications: the notification key (or the client key), and the previous ones."""
+        given = self._credentials
+        current = given.notification_key or given.client_key
+        previous = (given.previous_notification_key, given.previous_client_key)
+        return [Signer(key) for key in dict.fromkeys([current, *filter(None, previous)])]
 
     async def _call(self, work: Callable[[Desk, Call], Coroutine[Any, Any, T]], deadline_s: float | None = None) -> T:
         """Run `work` in a task of its own, under one deadline."""
@@ -162,6 +206,6 @@ class ClientBase:
         return await self._running.calls.run(call, work(desk, call))
 
 
-async def _no_evidence(entry: Entry, deadline: float) -> Entry:
-    """Nothing is looked for yet: the entry stays as it is."""
+async def _nothing_yet(entry: Entry, deadline: float) -> Entry:
+    """Stands in while the seeker, which needs the desk itself, is being made."""
     return entry

@@ -22,8 +22,10 @@ _ROOM_SOON_S = 0.01  # all room is taken by permits not yet spent: look again sh
 class Budget:
     """The two windows of one account in this process; safe to use from several threads."""
 
-    def __init__(self, per_second: int, per_minute: int) -> None:
-        rates = [Rate(per_second, Duration.SECOND), Rate(per_minute, Duration.MINUTE)]
+    def __init__(self, per_second: int | None, per_minute: int) -> None:
+        rates = [Rate(per_minute, Duration.MINUTE)]
+        if per_second is not None:
+            rates.append(Rate(per_second, Duration.SECOND))
         try:
             self._log = InMemoryBucket(rates)
         except ValueError as error:

@@ -101,6 +101,7 @@ class Movement:
     executed: bool = True
     refunded: int = 0
     refund_claimed: int = 0
+    foreign_refunded: int = 0
 
 
 @frozen
@@ -109,7 +110,8 @@ class Entry:
 
     `syssn` is the authorization's (capture, unfreeze) or the capture's (refund), as the caller gave it;
     `result_syssn` is the operation's own, once an answer named it. `send_by` is the moment after which it may no
-    longer be sent; from `doubt_at` on, a held entry counts as in doubt for everybody.
+    longer be sent; from `doubt_at` on, a held entry counts as in doubt for everybody. `attention` says why evidence
+    cannot end its doubt by rule; `absences` counts the complete enquiries past the quiet period that did not show it.
     """
 
     account: str
@@ -135,6 +137,8 @@ class Entry:
     confirmed_by: ConfirmedBy | None = None
     concluded_at: datetime | None = None
     reason: str | None = None
+    attention: str | None = None
+    absences: int = 0
     raw: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -337,7 +341,11 @@ class Balance:
 
 @frozen
 class Doubt:
-    """One entry whose outcome is not known; `syssn` is the one the caller gave."""
+    """One entry whose outcome is not known; `syssn` is the one the caller gave, `authorization` the hold's.
+
+    `tried` says how it was sent, `seen` what came back or was found since, `advice` the next safe step;
+    `needs_attention` is True where evidence that was found cannot end it by rule: a person has to look.
+    """
 
     idempotency_key: str
     operation: Operation
@@ -347,3 +355,130 @@ class Doubt:
     since: datetime
     tried: str
     advice: str
+    authorization: str
+    age_s: float
+    seen: str
+    needs_attention: bool
+
+
+@frozen
+class Expiring:
+    """A hold whose capture window ends soon while money on it is uncaptured or in doubt; amounts in minor units."""
+
+    syssn: str
+    expires_at: datetime
+    authorized: int
+    capturable: int
+    unresolved: int
+    currency: str
+
+
+# ------------------------------------------------------------------------------------------------ evidence
+
+
+@frozen
+class Notification:
+    """A notification that QFPay signed; `kind` is its `notify_type`, `raw` its fields without card data.
+
+    `code` is the transaction's ("0000": it succeeded); whatever a notification does not say is None.
+    """
+
+    kind: str
+    syssn: str | None
+    orig_syssn: str | None
+    out_trade_no: str | None
+    amount: int | None
+    currency: str | None
+    code: str | None
+    raw: Mapping[str, Any] = field(factory=dict, repr=False)
+    orig_out_trade_no: str | None = None
+    system_time: datetime | None = None
+    digest: str = ""
+
+
+class DiscrepancyKind(enum.StrEnum):
+    """In what our books and the gateway's differ."""
+
+    MISSING_HERE = "missing_here"
+    MISSING_THERE = "missing_there"
+    AMOUNT_DIFFERS = "amount_differs"
+    MISMATCH = "mismatch"
+    EXECUTED_THOUGH_ENDED = "executed_though_ended"
+    REFUSED_THOUGH_EXECUTED = "refused_though_executed"
+    UNFROZEN_ELSEWHERE = "unfrozen_elsewhere"
+    OVER_HOLD = "over_hold"
+
+
+@frozen
+class Discrepancy:
+    """One difference; `syssn` is the gateway's transaction, `ours` and `theirs` what each side says."""
+
+    kind: DiscrepancyKind
+    authorization: str | None
+    syssn: str | None
+    idempotency_key: str | None
+    ours: str
+    theirs: str
+
+
+@frozen
+class Listing:
+    """What the gateway showed of `since` and later, when it was last read at `read_at`.
+
+    `stable`: every page of every month was read, and reading again gave the same. `whole`: no ids and no earlier end
+    narrowed it. Only a listing that is both can show that something is absent, or that exactly one row fits.
+    """
+
+    rows: tuple[Transaction, ...]
+    since: datetime
+    read_at: datetime
+    stable: bool
+    whole: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether it shows everything there was to see."""
+        return self.stable and self.whole
+
+
+@frozen
+class Policy:
+    """What the merchant allows absence to prove, and the window of holds that state none."""
+
+    quiet_period: timedelta | None = None
+    default_window: timedelta | None = None
+
+
+@frozen
+class Observed:
+    """What a listing or a notification did to the books."""
+
+    ended: tuple[Entry, ...] = ()
+    discrepancies: tuple[Discrepancy, ...] = ()
+    foreign: tuple[Movement, ...] = ()
+    fresh: bool = True
+    explained: bool = True
+
+
+@frozen
+class ReconcileReport:
+    """One pass of reconciliation.
+
+    Attributes:
+        ended: the entries whose doubt ended.
+        discrepancies: every difference between the gateway's books and ours that this pass saw.
+        foreign: movements made elsewhere (for example in the merchant portal) that are now in our books.
+        confirmed: how many executed entries the gateway's list showed as we have them.
+        in_doubt: how many entries are still in doubt; `needs_attention` of them need a person.
+        unexplained_notices: how many notifications fit nothing so far.
+        complete: False where the gateway could not be read as a whole; then absence proves nothing.
+    """
+
+    ended: tuple[Entry, ...]
+    discrepancies: tuple[Discrepancy, ...]
+    foreign: tuple[Movement, ...]
+    confirmed: int
+    in_doubt: int
+    needs_attention: int
+    unexplained_notices: int
+    complete: bool

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qfpay_preauth._calls import Call, Queues
 from qfpay_preauth._clock import Clock
 from qfpay_preauth._limits import Permit, Turnstile
-from qfpay_preauth._models import Delivery, Entry, Judgement, NotSent, Operation, Request, Result, State
+from qfpay_preauth._models import Answer, Delivery, Entry, Event, Judgement, NotSent, Operation, Request, Result, State
 from qfpay_preauth._outcomes import contradicted, recording_failed, result_of
 from qfpay_preauth._retry import retry_after_s, send_with_retries
 from qfpay_preauth._settings import Settings
@@ -46,6 +47,7 @@ class Desk:
     sender: Sender
     keys: Sequence[Signer]
     seek: Seek
+    emit: Callable[[Event], None]
 
 
 async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_s: float) -> Result:
@@ -64,6 +66,7 @@ async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_
             entry = await _conclude(desk, call, entry, delivery)
     if entry.unresolved:
         log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
+        desk.emit(_event("doubt", entry, desk.clock.now(), detail=entry.detail))
         entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s))
     wait_s = retry_after_s(delivery, desk.clock.now()) if delivery else None
     return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
@@ -89,6 +92,7 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
             return reserved, None
         if reserved.expired and request.operation is Operation.CAPTURE:
             log.warning("capturing on %s after its capture window, as far as it is known here", request.syssn)
+        desk.emit(move_event(reserved.entry, None, request.at))
         return reserved, await _deliver(desk, call, reserved.entry, permit)
     finally:
         if permit is not None:
@@ -114,6 +118,7 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
             made.append(await desk.transport.exchange(request, body, call.deadline))
         finally:
             own.give_back()
+        desk.emit(_event("attempt", entry, desk.clock.now(), detail=_seen(made[-1])))
         return made[-1]
 
     try:
@@ -143,6 +148,36 @@ async def _conclude(desk: Desk, call: Call, entry: Entry, delivery: Delivery) ->
         after = await call.guarded(desk.ledger.conclude(entry, verdict, desk.clock.now()))
     except LedgerUnavailableError as error:
         raise recording_failed(entry, verdict, error) from error
+    desk.emit(move_event(after, entry.state, desk.clock.now()))
+    if verdict.mismatch:
+        desk.emit(_event("discrepancy", after, desk.clock.now(), detail=after.detail))
     if verdict.judgement is Judgement.EXECUTED and after.state is State.NOT_EXECUTED:
         raise contradicted(after, verdict)
     return after
+
+
+# ------------------------------------------------------------------------------------------------ what the hook gets
+
+
+def move_event(entry: Entry, from_state: State | None, at: datetime) -> Event:
+    """An entry's move: the kind is its operation, `to_state` where it stands now."""
+    event = _event(entry.operation.value, entry, at, detail=entry.reason or entry.detail)
+    return evolve(event, from_state=from_state, to_state=entry.state)
+
+
+def _event(kind: str, entry: Entry, at: datetime, *, detail: str | None) -> Event:
+    return Event(
+        entry.account,
+        at,
+        kind,
+        entry.authorization,
+        entry.idempotency_key,
+        amount=entry.amount,
+        detail=detail,
+    )
+
+
+def _seen(delivery: Delivery) -> str:
+    return (
+        f"HTTP {delivery.status}" if isinstance(delivery, Answer) else f"{type(delivery).__name__}: {delivery.detail}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from qfpay_preauth._codes import SET_UP
 from qfpay_preauth._models import (
@@ -146,9 +147,9 @@ def contradicted(entry: Entry, verdict: Verdict) -> OutcomeUnknownError:
     )
 
 
-def doubt_of(entry: Entry) -> Doubt:
+def doubt_of(entry: Entry, now: datetime) -> Doubt:
     """An entry in doubt as it is listed for people."""
-    seen = entry.detail or "no answer was recorded"
+    seen = entry.detail or "no answer was recorded: the process may have been killed"
     return Doubt(
         idempotency_key=entry.idempotency_key,
         operation=entry.operation,
@@ -156,6 +157,12 @@ def doubt_of(entry: Entry) -> Doubt:
         amount=entry.amount,
         currency=entry.currency,
         since=entry.reserved_at,
-        tried=f"attempt {entry.attempt}, sent by {entry.send_by.isoformat(timespec='seconds')} at the latest: {seen}",
-        advice="Call again with the same key (it sends nothing), or look at the gateway's books and resolve().",
+        tried=f"attempt {entry.attempt}, sent by {entry.send_by.isoformat(timespec='seconds')} at the latest",
+        advice="Look into the gateway's books, then resolve()."
+        if entry.attention
+        else "Run the reconciler, or call again with the same key (it sends nothing).",
+        authorization=entry.authorization,
+        age_s=(now - entry.reserved_at).total_seconds(),
+        seen=f"{seen}; {entry.attention}" if entry.attention else seen,
+        needs_attention=entry.attention is not None,
     )

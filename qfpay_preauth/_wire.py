@@ -20,6 +20,7 @@ from qfpay_preauth._models import (
     Delivery,
     Entry,
     Judgement,
+    Notification,
     NotSent,
     Operation,
     PaymentIntent,
@@ -283,6 +284,27 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         cancel=text("cancel"),
         system_time=read_time(row.get("sysdtm")),
         raw=redacted(row, _IDS),
+    )
+
+
+def read_notification(body: bytes) -> Notification | None:
+    """QFPay, Asynchronous Notifications: the fields of a notice, unknown ones tolerated; None: not a JSON object."""
+    fields = read_object(body)
+    if fields is None:
+        return None
+    row = _transaction(fields)
+    return Notification(
+        kind=clean(text_of(fields.get("notify_type")))[:32],
+        syssn=row.syssn if is_id(row.syssn) else None,
+        orig_syssn=row.orig_syssn,
+        out_trade_no=row.out_trade_no,
+        amount=row.amount,
+        currency=row.currency,
+        code=row.code,
+        raw=row.raw,
+        orig_out_trade_no=clean(text_of(fields.get("orig_out_trade_no"))) or None,
+        system_time=row.system_time,
+        digest=hashlib.sha256(body).hexdigest(),
     )
 
 

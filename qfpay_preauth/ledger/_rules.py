@@ -198,7 +198,8 @@ def _check_open(request: Request, authorization: Authorization, unresolved: Sequ
 
 def _refundable(request: Request, capture: Movement, authorization: Authorization) -> int:
     amount = request.amount or 0
-    refundable = max(0, capture.amount - capture.refunded - capture.refund_claimed)
+    given_back = capture.refunded + capture.refund_claimed + capture.foreign_refunded
+    refundable = max(0, capture.amount - given_back)
     if amount > refundable:
         raise OverRefundError(
             f"Refunding {amount} {authorization.currency} of capture {capture.syssn} exceeds what is refundable: "
@@ -304,6 +305,7 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
         confirmed_by=verdict.confirmed_by if ended else None,
         concluded_at=at if ended else None,
         reason=verdict.reason,
+        attention=None if ended else stored.attention,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +13,12 @@ from attrs import fields
 from qfpay_preauth._models import (
     Authorization,
     ConfirmedBy,
+    Discrepancy,
+    DiscrepancyKind,
     Entry,
     Event,
     Movement,
+    Notification,
     Operation,
     State,
     Why,
@@ -57,6 +60,25 @@ _GET_DOUBTS = (
 _GET_EVENTS = f"SELECT {_names(Event)} FROM events WHERE account = ? AND idempotency_key = ? ORDER BY id"  # noqa: S608
 
 
+_GET_BY_NUMBER = (
+    f"{_SELECT_ENTRY} AND out_trade_no = ? AND out_trade_no IS NOT NULL AND operation <> 'unfreeze' "
+    "ORDER BY reserved_at LIMIT 1"
+)
+_GET_OF_HOLD = f"{_SELECT_ENTRY} AND authorization = ? ORDER BY reserved_at, idempotency_key"
+_GET_EXECUTED = (
+    f"{_SELECT_ENTRY} AND state = 'executed' AND (concluded_at, idempotency_key) > (?, ?) AND concluded_at < ? "
+    "ORDER BY concluded_at, idempotency_key LIMIT ?"
+)
+_NOTICE = "kind, syssn, orig_syssn, out_trade_no, amount, currency, code, raw, orig_out_trade_no, system_time, digest"
+_GET_OPEN_NOTICES = f"SELECT {_NOTICE} FROM notices WHERE account = ? AND open = 1"  # noqa: S608 - our own names
+_GET_EXPIRING = (
+    f"SELECT {_names(Authorization)} FROM authorizations WHERE account = ? "  # noqa: S608 - our own names
+    "AND captured + foreign_captured < amount AND unfrozen + foreign_unfrozen = 0 "
+    "AND coalesce(authorized_at, registered_at) + coalesce(capture_window, ?) < ? "
+    "ORDER BY coalesce(authorized_at, registered_at) + coalesce(capture_window, ?)"
+)
+
+
 class SqliteTransaction:
     """Reads and writes on one connection; whoever holds it begins and commits."""
 
@@ -79,11 +101,93 @@ class SqliteTransaction:
         return tuple(map(_entry, self._run(_GET_UNRESOLVED, (account, authorization))))
 
     def get_doubts(self, account: str, at: datetime, after: After | None, limit: int) -> Sequence[Entry]:
-        place = (_us(after.reserved_at), after.idempotency_key) if after else (-(2**62), "")
+        place = (_us(after.moment), after.idempotency_key) if after else (-(2**62), "")
         return tuple(map(_entry, self._run(_GET_DOUBTS, (account, _us(at), *place, limit))))
 
     def get_events(self, account: str, idempotency_key: str) -> Sequence[Event]:
         return tuple(map(_event, self._run(_GET_EVENTS, (account, idempotency_key))))
+
+    def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
+        row = self._run(_GET_BY_NUMBER, (account, out_trade_no)).fetchone()
+        return _entry(row) if row else None
+
+    def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
+        return tuple(map(_entry, self._run(_GET_OF_HOLD, (account, authorization))))
+
+    def get_words(self, account: str) -> Mapping[str, Mapping[str, bool]]:
+        words: dict[str, dict[str, bool]] = {}
+        for kind, word, linked in self._run("SELECT kind, word, linked FROM words WHERE account = ?", (account,)):
+            words.setdefault(kind, {})[word] = bool(linked)
+        return words
+
+    def put_word(self, account: str, kind: str, word: str, linked: bool) -> None:
+        self._run(
+            "INSERT INTO words VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET linked = max(linked, excluded.linked)",
+            (account, kind, word, int(linked)),
+        )
+
+    def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool:
+        values = [_plain(getattr(discrepancy, each.name)) for each in fields(Discrepancy)]
+        done = self._run(
+            "INSERT INTO discrepancies (account, at, kind, authorization, syssn, idempotency_key, ours, theirs, "
+            "fingerprint, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            (account, _us(at), *values, json.dumps(values)),
+        )
+        return done.rowcount == 1
+
+    def take_discrepancies(self, account: str) -> Sequence[Discrepancy]:
+        rows = self._run(
+            "UPDATE discrepancies SET reported = 1 WHERE account = ? AND reported = 0 "
+            "RETURNING id, kind, authorization, syssn, idempotency_key, ours, theirs",
+            (account,),
+        ).fetchall()
+        return [Discrepancy(DiscrepancyKind(row[1]), *row[2:]) for row in sorted(rows)]
+
+    def put_notice(self, account: str, at: datetime, notice: Notification) -> bool:
+        values = [_plain(getattr(notice, name)) for name in _NOTICE.split(", ")]
+        marks = ", ".join("?" * len(values))
+        done = self._run(
+            f"INSERT INTO notices (account, received_at, open, {_NOTICE}) VALUES (?, ?, 1, {marks}) "  # noqa: S608
+            "ON CONFLICT DO NOTHING",
+            (account, _us(at), *values),
+        )
+        return done.rowcount == 1
+
+    def get_open_notices(self, account: str, orig_syssn: str | None) -> Sequence[Notification]:
+        if orig_syssn is None:
+            return tuple(map(_notice, self._run(f"{_GET_OPEN_NOTICES} ORDER BY id", (account,))))
+        found = self._run(f"{_GET_OPEN_NOTICES} AND orig_syssn = ? ORDER BY id", (account, orig_syssn))
+        return tuple(map(_notice, found))
+
+    def end_notice(self, account: str, digest: str) -> None:
+        self._run("UPDATE notices SET open = 0 WHERE account = ? AND digest = ?", (account, digest))
+
+    def get_executed(
+        self, account: str, start: datetime, end: datetime, after: After | None, limit: int
+    ) -> Sequence[Entry]:
+        place = (_us(after.moment), after.idempotency_key) if after else (_us(start) - 1, "\U0010ffff")
+        return tuple(map(_entry, self._run(_GET_EXECUTED, (account, *place, _us(end), limit))))
+
+    def get_span(self, account: str) -> datetime | None:
+        (read_until,) = self._run(
+            "SELECT coalesce((SELECT read_until FROM bookmarks WHERE account = ?1), "
+            "(SELECT min(min(registered_at, coalesce(authorized_at, registered_at))) FROM authorizations "
+            "WHERE account = ?1))",
+            (account,),
+        ).fetchone()
+        return _moment(read_until)
+
+    def put_bookmark(self, account: str, read_until: datetime) -> None:
+        self._run(
+            "INSERT INTO bookmarks VALUES (?, ?) ON CONFLICT DO UPDATE SET read_until = max(read_until, "
+            "excluded.read_until)",
+            (account, _us(read_until)),
+        )
+
+    def get_expiring(self, account: str, before: datetime, default_window: timedelta | None) -> Sequence[Authorization]:
+        default = _plain(default_window)
+        rows = self._run(_GET_EXPIRING, (account, default, _us(before), default))
+        return tuple(map(_authorization, rows))
 
     def put_authorization(self, authorization: Authorization) -> None:
         self._run(_PUT_AUTHORIZATION, _values(authorization))
@@ -167,3 +271,9 @@ def _event(row: Sequence[Any]) -> Event:
         amount,
         detail,
     )
+
+
+def _notice(row: Sequence[Any]) -> Notification:
+    values: list[Any] = list(row)
+    values[7], values[9] = json.loads(row[7]), _moment(row[9])
+    return Notification(*values)

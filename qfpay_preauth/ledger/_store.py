@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import frozen
 
-from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request, Verdict
+from qfpay_preauth._models import (
+    Authorization,
+    Discrepancy,
+    Entry,
+    Event,
+    Listing,
+    Movement,
+    Notification,
+    Observed,
+    Policy,
+    Request,
+    Transaction,
+    Verdict,
+)
 
 
 @frozen
@@ -37,9 +50,9 @@ class Books:
 
 @frozen
 class After:
-    """Where a listing goes on: after this entry, in the order of (reserved_at, idempotency_key)."""
+    """Where a listing goes on: after this entry, in the order of its moment (reserved, or concluded) and key."""
 
-    reserved_at: datetime
+    moment: datetime
     idempotency_key: str
 
 
@@ -106,6 +119,61 @@ class Ledger(ABC):
     @abstractmethod
     async def doubts(self, account: str, at: datetime, after: After | None, limit: int) -> Sequence[Entry]:
         """At most `limit` entries in doubt at `at`, oldest first, those after `after`; cost grows with doubts only."""
+
+    @abstractmethod
+    async def observe(self, account: str, listing: Listing, policy: Policy, asked: Sequence[str]) -> Observed:
+        """Apply what the gateway showed: end doubts, record what was made elsewhere, learn words, note differences.
+
+        `asked` are the idempotency keys of the doubts that this listing was read for. The ledger is read after the
+        gateway, in the same transaction that writes.
+        """
+
+    @abstractmethod
+    async def notice(self, account: str, notification: Notification, at: datetime) -> Observed:
+        """Keep a verified notification durably, and end the entry that it alone proves executed.
+
+        The same body again changes nothing (`fresh` is False). One that fits nothing stays open (`explained` False),
+        and is tried again when an entry comes into doubt.
+        """
+
+    @abstractmethod
+    async def sweep_notices(self, account: str) -> Sequence[Notification]:
+        """The notifications that fit nothing in the books so far."""
+
+    @abstractmethod
+    async def adopt(self, authorization: Authorization, rows: Sequence[Transaction], at: datetime) -> Authorization:
+        """Register an authorization together with the successful rows of what was already done on it.
+
+        Raises:
+            IdempotencyConflictError: something of it is known otherwise; nothing was written.
+        """
+
+    @abstractmethod
+    async def report(self, account: str) -> Sequence[Discrepancy]:
+        """The discrepancies that were recorded and not yet returned by this verb."""
+
+    @abstractmethod
+    async def executed(
+        self, account: str, start: datetime, end: datetime, after: After | None, limit: int
+    ) -> Sequence[Entry]:
+        """At most `limit` executed entries concluded from `start` to before `end`, by (concluded_at, key).
+
+        `after` carries the last entry's concluded_at and key.
+        """
+
+    @abstractmethod
+    async def span(self, account: str) -> datetime | None:
+        """From when on the gateway has to be read: the last bookmark, or the first hold's time; None: no holds."""
+
+    @abstractmethod
+    async def bookmark(self, account: str, read_until: datetime) -> None:
+        """Remember that everything up to `read_until` was compared."""
+
+    @abstractmethod
+    async def expiring(
+        self, account: str, before: datetime, default_window: timedelta | None
+    ) -> Sequence[Authorization]:
+        """Authorizations with money uncaptured or claimed, not unfrozen, whose capture window ends before `before`."""
 
     @abstractmethod
     async def events(self, account: str, idempotency_key: str) -> Sequence[Event]:

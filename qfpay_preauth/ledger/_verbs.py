@@ -13,8 +13,11 @@ from attrs import evolve
 
 from qfpay_preauth._models import (
     Authorization,
+    Discrepancy,
+    DiscrepancyKind,
     Entry,
     Event,
+    Judgement,
     Movement,
     Operation,
     Request,
@@ -45,6 +48,7 @@ class Transaction(Protocol):
     def put_movement(self, movement: Movement) -> None: ...
     def put_entry(self, entry: Entry) -> None: ...
     def add_event(self, event: Event) -> None: ...
+    def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool: ...
 
 
 def register(tx: Transaction, authorization: Authorization) -> Authorization:
@@ -131,18 +135,24 @@ def conclude(tx: Transaction, entry: Entry, verdict: Verdict, at: datetime) -> E
     if after is not stored:
         _write_conclusion(tx, stored, after, verdict, at)
     if conclusion.discrepancy:
-        tx.add_event(
-            Event(
-                after.account,
-                at,
-                "discrepancy",
-                after.authorization,
-                after.idempotency_key,
-                amount=after.amount,
-                detail=conclusion.discrepancy,
-            )
-        )
+        note(tx, after.account, at, _mismatch(after, verdict, conclusion.discrepancy))
     return after
+
+
+def note(tx: Transaction, account: str, at: datetime, discrepancy: Discrepancy) -> None:
+    """Record a discrepancy, once, in the list that reconciliation reports and in the history."""
+    if tx.put_discrepancy(account, at, discrepancy):
+        detail = f"{discrepancy.kind}: ours {discrepancy.ours}; theirs {discrepancy.theirs}"
+        key = discrepancy.idempotency_key
+        tx.add_event(Event(account, at, "discrepancy", discrepancy.authorization or "", key, detail=detail))
+
+
+def _mismatch(entry: Entry, verdict: Verdict, what: str) -> Discrepancy:
+    kind = DiscrepancyKind.MISMATCH
+    if entry.state is State.NOT_EXECUTED and verdict.judgement is Judgement.EXECUTED:
+        kind = DiscrepancyKind.EXECUTED_THOUGH_ENDED
+    ours = f"{entry.operation.value} of {entry.amount} {entry.currency}, {entry.state.value}"
+    return Discrepancy(kind, entry.authorization, verdict.result_syssn, entry.idempotency_key, ours, what)
 
 
 def _write_conclusion(tx: Transaction, stored: Entry, after: Entry, verdict: Verdict, at: datetime) -> None:

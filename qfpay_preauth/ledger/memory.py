@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
-from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request, Verdict
+from qfpay_preauth._models import (
+    Authorization,
+    Discrepancy,
+    Entry,
+    Event,
+    Listing,
+    Movement,
+    Notification,
+    Observed,
+    Operation,
+    Policy,
+    Request,
+    State,
+    Transaction,
+    Verdict,
+)
 from qfpay_preauth.errors import ConfigurationError
-from qfpay_preauth.ledger import _verbs
+from qfpay_preauth.ledger import _observe, _verbs
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
 
 
@@ -23,6 +38,13 @@ class MemoryLedger(Ledger):
         self._unresolved: dict[tuple[str, str], dict[str, Entry]] = {}
         self._open_order: dict[str, list[tuple[datetime, str]]] = {}
         self._events: dict[tuple[str, str | None], list[Event]] = {}
+        self._of_hold: dict[tuple[str, str], dict[str, None]] = {}
+        self._by_number: dict[tuple[str, str], str] = {}
+        self._words: dict[str, dict[str, dict[str, bool]]] = {}
+        self._discrepancies: dict[tuple[str, Discrepancy], bool] = {}
+        self._notices: dict[tuple[str, str], Notification] = {}
+        self._open_notices: dict[tuple[str, str], Notification] = {}
+        self._bookmarks: dict[str, datetime] = {}
 
     async def open(self, environment: str) -> None:
         if self._environment not in (None, environment):
@@ -39,7 +61,7 @@ class MemoryLedger(Ledger):
         return _verbs.reserve(self, request)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
-        return _verbs.conclude(self, entry, verdict, at)
+        return _observe.conclude(self, entry, verdict, at)
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return _verbs.books(self, account, syssn)
@@ -52,7 +74,7 @@ class MemoryLedger(Ledger):
 
     async def doubts(self, account: str, at: datetime, after: After | None, limit: int) -> Sequence[Entry]:
         order = self._open_order.get(account, [])
-        start = bisect.bisect_right(order, (after.reserved_at, after.idempotency_key)) if after else 0
+        start = bisect.bisect_right(order, (after.moment, after.idempotency_key)) if after else 0
         found = []
         for _, key in order[start:]:
             entry = self._entries[account, key]
@@ -65,7 +87,95 @@ class MemoryLedger(Ledger):
     async def events(self, account: str, idempotency_key: str) -> Sequence[Event]:
         return tuple(self._events.get((account, idempotency_key), ()))
 
+    async def observe(self, account: str, listing: Listing, policy: Policy, asked: Sequence[str]) -> Observed:
+        return _observe.observe(self, account, listing, policy, asked)
+
+    async def notice(self, account: str, notification: Notification, at: datetime) -> Observed:
+        return _observe.notice(self, account, notification, at)
+
+    async def sweep_notices(self, account: str) -> Sequence[Notification]:
+        return _observe.sweep_notices(self, account)
+
+    async def adopt(self, authorization: Authorization, rows: Sequence[Transaction], at: datetime) -> Authorization:
+        return _observe.adopt(self, authorization, rows, at)
+
+    async def report(self, account: str) -> Sequence[Discrepancy]:
+        new = [found for found, reported in self._discrepancies.items() if found[0] == account and not reported]
+        self._discrepancies.update(dict.fromkeys(new, True))
+        return [discrepancy for _, discrepancy in new]
+
+    async def executed(
+        self, account: str, start: datetime, end: datetime, after: After | None, limit: int
+    ) -> Sequence[Entry]:
+        place = (after.moment, after.idempotency_key) if after else (start, "")
+        found = [
+            entry
+            for entry in self._entries.values()
+            if entry.account == account
+            and entry.state is State.EXECUTED
+            and entry.concluded_at is not None
+            and (entry.concluded_at, entry.idempotency_key) > place
+            and entry.concluded_at < end
+        ]
+        return sorted(found, key=lambda entry: (entry.concluded_at, entry.idempotency_key))[:limit]
+
+    async def span(self, account: str) -> datetime | None:
+        if account in self._bookmarks:
+            return self._bookmarks[account]
+        holds = [hold for hold in self._authorizations.values() if hold.account == account]
+        return min((min(hold.registered_at, hold.authorized_at or hold.registered_at) for hold in holds), default=None)
+
+    async def bookmark(self, account: str, read_until: datetime) -> None:
+        self._bookmarks[account] = max(read_until, self._bookmarks.get(account, read_until))
+
+    async def expiring(
+        self, account: str, before: datetime, default_window: timedelta | None
+    ) -> Sequence[Authorization]:
+        ends = {
+            hold.syssn: end
+            for hold in self._authorizations.values()
+            if hold.account == account
+            and hold.captured + hold.foreign_captured < hold.amount
+            and not hold.unfrozen + hold.foreign_unfrozen
+            and (end := hold.expires_at(default_window)) is not None
+            and end < before
+        }
+        return [self._authorizations[account, syssn] for syssn in sorted(ends, key=lambda syssn: ends[syssn])]
+
     # ------------------------------------------------------------------ the transaction that the verbs see
+
+    def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
+        key = self._by_number.get((account, out_trade_no))
+        return None if key is None else self._entries[account, key]
+
+    def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
+        return tuple(self._entries[account, key] for key in self._of_hold.get((account, authorization), ()))
+
+    def get_words(self, account: str) -> Mapping[str, Mapping[str, bool]]:
+        return self._words.get(account, {})
+
+    def put_word(self, account: str, kind: str, word: str, linked: bool) -> None:
+        shown = self._words.setdefault(account, {}).setdefault(kind, {})
+        shown[word] = shown.get(word, False) or linked
+
+    def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool:
+        known = (account, discrepancy) in self._discrepancies
+        self._discrepancies.setdefault((account, discrepancy), False)
+        return not known
+
+    def put_notice(self, account: str, at: datetime, notice: Notification) -> bool:
+        name = (account, notice.digest)
+        if name in self._notices:
+            return False
+        self._notices[name] = self._open_notices[name] = notice
+        return True
+
+    def get_open_notices(self, account: str, orig_syssn: str | None) -> Sequence[Notification]:
+        mine = [notice for name, notice in self._open_notices.items() if name[0] == account]
+        return [notice for notice in mine if orig_syssn in (None, notice.orig_syssn)]
+
+    def end_notice(self, account: str, digest: str) -> None:
+        self._open_notices.pop((account, digest), None)
 
     def get_authorization(self, account: str, syssn: str) -> Authorization | None:
         return self._authorizations.get((account, syssn))
@@ -88,6 +198,9 @@ class MemoryLedger(Ledger):
     def put_entry(self, entry: Entry) -> None:
         self._entries[entry.account, entry.idempotency_key] = entry
         hold = (entry.account, entry.authorization)
+        self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None
+        if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
+            self._by_number[entry.account, entry.out_trade_no] = entry.idempotency_key
         known = self._unresolved.setdefault(hold, {})
         if entry.unresolved:
             if entry.idempotency_key not in known:

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request, Verdict
+from qfpay_preauth._models import (
+    Authorization,
+    Discrepancy,
+    Entry,
+    Event,
+    Listing,
+    Movement,
+    Notification,
+    Observed,
+    Policy,
+    Request,
+    Transaction,
+    Verdict,
+)
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
-from qfpay_preauth.ledger import _verbs
+from qfpay_preauth.ledger import _observe, _verbs
 from qfpay_preauth.ledger._sqlite_file import connect
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
@@ -64,7 +77,7 @@ class SqliteLedger(Ledger):
         return await self._run(lambda tx: _verbs.reserve(tx, request), writes=True)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
-        return await self._run(lambda tx: _verbs.conclude(tx, entry, verdict, at), writes=True)
+        return await self._run(lambda tx: _observe.conclude(tx, entry, verdict, at), writes=True)
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return await self._run(lambda tx: _verbs.books(tx, account, syssn), writes=False)
@@ -80,3 +93,34 @@ class SqliteLedger(Ledger):
 
     async def events(self, account: str, idempotency_key: str) -> Sequence[Event]:
         return await self._run(lambda tx: tx.get_events(account, idempotency_key), writes=False)
+
+    async def observe(self, account: str, listing: Listing, policy: Policy, asked: Sequence[str]) -> Observed:
+        return await self._run(lambda tx: _observe.observe(tx, account, listing, policy, asked), writes=True)
+
+    async def notice(self, account: str, notification: Notification, at: datetime) -> Observed:
+        return await self._run(lambda tx: _observe.notice(tx, account, notification, at), writes=True)
+
+    async def sweep_notices(self, account: str) -> Sequence[Notification]:
+        return await self._run(lambda tx: _observe.sweep_notices(tx, account), writes=True)
+
+    async def adopt(self, authorization: Authorization, rows: Sequence[Transaction], at: datetime) -> Authorization:
+        return await self._run(lambda tx: _observe.adopt(tx, authorization, rows, at), writes=True)
+
+    async def report(self, account: str) -> Sequence[Discrepancy]:
+        return await self._run(lambda tx: tx.take_discrepancies(account), writes=True)
+
+    async def executed(
+        self, account: str, start: datetime, end: datetime, after: After | None, limit: int
+    ) -> Sequence[Entry]:
+        return await self._run(lambda tx: tx.get_executed(account, start, end, after, limit), writes=False)
+
+    async def span(self, account: str) -> datetime | None:
+        return await self._run(lambda tx: tx.get_span(account), writes=False)
+
+    async def bookmark(self, account: str, read_until: datetime) -> None:
+        await self._run(lambda tx: tx.put_bookmark(account, read_until), writes=True)
+
+    async def expiring(
+        self, account: str, before: datetime, default_window: timedelta | None
+    ) -> Sequence[Authorization]:
+        return await self._run(lambda tx: tx.get_expiring(account, before, default_window), writes=False)

@@ -1,0 +1,478 @@
+"""Which entry, if any, a piece of evidence ends, and what is a discrepancy. Pure: the ledger applies what is found.
+
+Linked evidence (our own number, or a syssn that an answer gave) speaks for its entry. An unlinked row can only ever
+prove *executed*, and only if nothing else could be meant. Source: QFPay, Transaction Enquiry and Asynchronous
+Notifications; the words of capture and unfreeze rows are not documented, so they count only once this account's own
+answered operations have shown which word is which.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from attrs import field, frozen
+
+from qfpay_preauth._codes import SUCCESS, CodeClass, classify
+from qfpay_preauth._models import (
+    Authorization,
+    ConfirmedBy,
+    Discrepancy,
+    DiscrepancyKind,
+    Entry,
+    Judgement,
+    Listing,
+    Movement,
+    Notification,
+    Operation,
+    Policy,
+    State,
+    Transaction,
+    Verdict,
+    Why,
+)
+
+MARGIN = timedelta(seconds=60)
+"""How far the gateway's clock may be behind ours when a row is compared with a reservation."""
+
+UNSURE = timedelta(minutes=15)
+"""A row older than MARGIN before a reservation is not its entry's, but only one older than this is surely not."""
+
+WINDOW_MARGIN = timedelta(hours=24)
+"""How long after its capture window a hold is given before absence may mean that a capture lapsed."""
+
+ABSENCES_NEEDED = 2
+
+_NEVER_CAPTURE = frozenset({"refund", "close", "cancel"})  # documented words of rows that give money back
+_NOTIFY_TYPES: Mapping[str, Operation] = {
+    # QFPay, Asynchronous Notifications, notify_type
+    "payment": Operation.CAPTURE,
+    "unfreeze": Operation.UNFREEZE,
+    "refund": Operation.REFUND,
+    "cancel": Operation.REFUND,
+}
+_REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
+
+
+@frozen
+class Known:
+    """What the ledger knows about the rows in hand, read in one transaction after the gateway was read."""
+
+    owners: Mapping[str, Movement]
+    entries: Mapping[str, Entry]
+    by_number: Mapping[str, Entry]
+    authorizations: Mapping[str, Authorization]
+    of_hold: Mapping[str, Sequence[Entry]]
+    words: Mapping[str, frozenset[str]]
+    linked_capture_shown: bool
+
+
+@frozen
+class Findings:
+    """What follows from the evidence; nothing is written yet."""
+
+    verdicts: list[tuple[Entry, Verdict]] = field(factory=list)
+    attention: dict[str, tuple[Entry, str]] = field(factory=dict)
+    foreign: list[tuple[Transaction, str]] = field(factory=list)
+    discrepancies: list[Discrepancy] = field(factory=list)
+    words: set[tuple[str, str, bool]] = field(factory=set)
+    absent: list[Entry] = field(factory=list)
+    confirmed: set[str] = field(factory=set)
+    mentioned: set[str] = field(factory=set)
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
+    """Everything that a listing proves, given what is known."""
+    found = Findings()
+    unlinked: list[Transaction] = []
+    for row in _best_rows(listing.rows):
+        entry = _linked(row, known)
+        if entry is not None:
+            _weigh_linked(row, entry, known, found, listing.read_at)
+        elif row.syssn in known.owners:
+            _weigh_known(row, known.owners[row.syssn], found)
+        else:
+            unlinked.append(row)
+    _weigh_unlinked(unlinked, listing, known, found)
+    _weigh_absence(listing, known, policy, found)
+    return found
+
+
+def _best_rows(rows: Iterable[Transaction]) -> list[Transaction]:
+    """One row for each syssn, the successful one first (an enquiry may show several)."""
+    best: dict[str, Transaction] = {}
+    for row in rows:
+        if row.syssn not in best or row.code == SUCCESS:
+            best[row.syssn] = row
+    return sorted(best.values(), key=lambda row: (row.code != SUCCESS, row.syssn))
+
+
+def _linked(row: Transaction, known: Known) -> Entry | None:
+    owner = known.owners.get(row.syssn)
+    if owner is not None:
+        return known.entries.get(owner.idempotency_key) if owner.idempotency_key else None
+    return known.by_number.get(row.out_trade_no) if row.out_trade_no else None
+
+
+def _weigh_known(row: Transaction, owner: Movement, found: Findings) -> None:
+    """A hold's own row, or one that was recorded as made elsewhere."""
+    if row.amount not in (None, owner.amount):
+        found.discrepancies.append(
+            Discrepancy(
+                DiscrepancyKind.AMOUNT_DIFFERS,
+                owner.authorization,
+                row.syssn,
+                None,
+                f"{owner.kind} of {owner.amount}",
+                f"{row.amount}",
+            )
+        )
+
+
+def _weigh_linked(row: Transaction, entry: Entry, known: Known, found: Findings, read_at: datetime) -> None:
+    strange = _contradiction(row, entry)
+    if strange:
+        kind = DiscrepancyKind.AMOUNT_DIFFERS if strange == "amount" else DiscrepancyKind.MISMATCH
+        _differs(found, kind, row, entry)
+        if entry.unresolved:
+            found.attention[entry.idempotency_key] = entry, f"its own row says another {strange}"
+    elif entry.state is State.EXECUTED:
+        _weigh_executed(row, entry, found)
+    elif entry.unresolved:
+        found.mentioned.add(entry.idempotency_key)
+        _weigh_doubt(row, entry, row.syssn in known.owners, found, read_at)
+    elif row.code == SUCCESS:
+        _differs(found, DiscrepancyKind.EXECUTED_THOUGH_ENDED, row, entry)
+        found.foreign.append((row, entry.operation.value))
+
+
+def _weigh_executed(row: Transaction, entry: Entry, found: Findings) -> None:
+    if row.code == SUCCESS and entry.result_syssn in (None, row.syssn):
+        found.confirmed.add(entry.idempotency_key)
+        if row.order_type and entry.confirmed_by is ConfirmedBy.ANSWER:
+            found.words.add((entry.operation.value, row.order_type, row.orig_syssn is not None))
+    elif row.code == SUCCESS:
+        _differs(found, DiscrepancyKind.MISSING_HERE, row, entry)  # our number was executed a second time
+        found.foreign.append((row, entry.operation.value))
+    elif row.syssn == entry.result_syssn and classify(row.code or "", row.message or "") in _REFUSALS:
+        _differs(found, DiscrepancyKind.REFUSED_THOUGH_EXECUTED, row, entry)
+
+
+def _weigh_doubt(row: Transaction, entry: Entry, by_syssn: bool, found: Findings, read_at: datetime) -> None:
+    """A linked row of an entry in doubt: done, refused, or (pending and unclear codes) to be asked again."""
+    if not entry.doubtful(read_at):
+        return
+    kind = classify(row.code or "", row.message or "")
+    if kind is CodeClass.SUCCESS:
+        found.verdicts.append((entry, _executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
+        return
+    # a refusal under our own number may be an earlier attempt's: it speaks only for a first and only attempt
+    first = entry.attempt == 1 and row.system_time is not None and row.system_time >= entry.reserved_at - MARGIN
+    if kind in _REFUSALS and (by_syssn or first):
+        found.verdicts.append((entry, _refused(row, kind)))
+
+
+def _executed(syssn: str | None, by: ConfirmedBy, source: Transaction | Notification) -> Verdict:
+    return Verdict(
+        Judgement.EXECUTED,
+        code=source.code,
+        message=source.message if isinstance(source, Transaction) else None,
+        result_syssn=syssn,
+        system_time=source.system_time,
+        raw=dict(source.raw),
+        confirmed_by=by,
+    )
+
+
+def _refused(row: Transaction, kind: CodeClass) -> Verdict:
+    return Verdict(
+        Judgement.DECLINED,
+        code=row.code,
+        message=row.message,
+        detail="refused, as the enquiry shows",
+        raw=dict(row.raw),
+        rerunnable=kind is CodeClass.NOT_NOW,
+        confirmed_by=ConfirmedBy.ENQUIRY,
+    )
+
+
+def _contradiction(row: Transaction, entry: Entry) -> str:
+    if row.orig_syssn not in (None, entry.syssn):
+        return "original"
+    if row.amount not in (None, entry.amount):
+        return "amount"
+    if row.currency not in (None, entry.currency):
+        return "currency"
+    if row.order_type in _NEVER_CAPTURE and entry.operation is not Operation.REFUND:
+        return "kind"
+    return ""
+
+
+def _differs(found: Findings, kind: DiscrepancyKind, row: Transaction, entry: Entry) -> None:
+    ours = f"{entry.operation.value} of {entry.amount} {entry.currency}, {entry.state.value}"
+    theirs = f"{row.order_type or 'row'} of {row.amount} {row.currency}, code {row.code}"
+    key = entry.idempotency_key
+    found.discrepancies.append(Discrepancy(kind, entry.authorization, row.syssn, key, ours, theirs))
+
+
+# ------------------------------------------------------------------------------------------------ unlinked rows
+
+
+def _weigh_unlinked(rows: Sequence[Transaction], listing: Listing, known: Known, found: Findings) -> None:
+    groups: dict[tuple[str, int], list[Transaction]] = defaultdict(list)
+    for row in rows:
+        if row.orig_syssn is not None and row.amount is not None and _hold_of(row, known) is not None:
+            _mention(row, known, found)
+            if row.code == SUCCESS:
+                groups[row.orig_syssn, row.amount].append(row)
+    for group in groups.values():
+        _weigh_group(group, listing, known, found)
+
+
+def _hold_of(row: Transaction, known: Known) -> str | None:
+    """The authorization that a row belongs to: its original is one of ours, or a capture of one."""
+    if row.orig_syssn in known.authorizations:
+        return row.orig_syssn
+    owner = known.owners.get(row.orig_syssn or "")
+    return owner.authorization if owner is not None and owner.kind != Operation.REFUND else None
+
+
+def _mention(row: Transaction, known: Known, found: Findings) -> None:
+    """Whatever its code, a row that might be an entry's keeps that entry from being called absent."""
+    for entry in known.of_hold.get(_hold_of(row, known) or "", ()):
+        if entry.unresolved and (entry.syssn, entry.amount) == (row.orig_syssn, row.amount):
+            found.mentioned.add(entry.idempotency_key)
+
+
+def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found: Findings) -> None:
+    """Successful rows of one original and one amount, against the entries that they could be."""
+    hold = _hold_of(rows[0], known) or ""
+    entries = known.of_hold.get(hold, ())
+    taken = {entry.idempotency_key for entry, _ in found.verdicts}
+    open_ones = [entry for entry in entries if entry.unresolved and entry.idempotency_key not in taken]
+    possible = [entry for entry in open_ones if any(_fits(row, entry, known) for row in rows)]
+    fitting = [row for row in rows if any(_fits(row, entry, known) for entry in possible)]
+    for row in rows:
+        if row not in fitting:
+            _made_elsewhere(row, entries, known, found)
+    if not possible:
+        return
+    why = _why_unsure(fitting, possible, open_ones, listing, known)
+    if not why:
+        for row, entry in zip(sorted(fitting, key=_time), sorted(possible, key=_reserved), strict=True):
+            found.verdicts.append((entry, _executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
+        return
+    for entry in possible:
+        if entry.doubtful(listing.read_at) and why != _PARTIAL:
+            found.attention[entry.idempotency_key] = entry, why
+
+
+def _fits(row: Transaction, entry: Entry, known: Known) -> bool:
+    return (
+        entry.operation in _kinds(row, known)
+        and (row.orig_syssn, row.amount, row.currency) == (entry.syssn, entry.amount, entry.currency)
+        and (row.system_time is None or row.system_time >= entry.reserved_at - UNSURE)
+    )
+
+
+def _kinds(row: Transaction, known: Known) -> frozenset[Operation]:
+    """What a row could be. Refunds are documented; capture and unfreeze words are only known once they were shown."""
+    if row.orig_syssn not in known.authorizations:
+        return frozenset({Operation.REFUND})
+    word = row.order_type or ""
+    if word in _NEVER_CAPTURE:
+        return frozenset()
+    captures, unfreezes = known.words.get("capture", frozenset()), known.words.get("unfreeze", frozenset())
+    if captures and unfreezes and (word in captures) != (word in unfreezes):
+        return frozenset({Operation.CAPTURE if word in captures else Operation.UNFREEZE})
+    return frozenset({Operation.CAPTURE, Operation.UNFREEZE})
+
+
+_PARTIAL = "the enquiry did not cover its whole time"
+
+
+def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which they are checked
+    rows: Sequence[Transaction],
+    entries: Sequence[Entry],
+    open_ones: Sequence[Entry],
+    listing: Listing,
+    known: Known,
+) -> str:
+    """Why these rows do not prove these entries; "" if they do."""
+    if not listing.complete or any(listing.since > entry.reserved_at - MARGIN for entry in entries):
+        return _PARTIAL
+    if not all(entry.doubtful(listing.read_at) for entry in entries):
+        return "one of the entries that could be meant may still be under way"
+    if len(rows) != len(entries):
+        return f"{len(rows)} rows and {len(entries)} entries of this amount could belong together"
+    if any(row.system_time is None or not _fits(row, entry, known) for row in rows for entry in entries):
+        return "a row does not say when it happened"
+    if any(_time(row) < entry.reserved_at - MARGIN for row in rows for entry in entries):
+        return "a row fits, but it seems to be older than the entry"
+    captures_open = any(entry.operation is Operation.CAPTURE for entry in open_ones)
+    for row in rows:
+        sure = len(_kinds(row, known)) == 1 or _followed_by_capture(row, listing, known)
+        # a row of the whole remainder while an unfreeze, and no capture, is in doubt can be nothing else of ours
+        whole = entries[0].operation is Operation.UNFREEZE and not captures_open
+        if not sure and not whole:
+            return "a row fits, but the gateway's word for it does not tell a capture from an unfreeze"
+    return ""
+
+
+def _followed_by_capture(row: Transaction, listing: Listing, known: Known) -> bool:
+    """QFPay, Unfreeze: nothing can be captured afterwards; so a row that a known capture follows is no unfreeze."""
+    for later in listing.rows:
+        owner = known.owners.get(later.syssn)
+        if (
+            owner is not None
+            and owner.kind == Operation.CAPTURE
+            and owner.executed
+            and owner.authorization == row.orig_syssn
+            and later.code == SUCCESS
+            and _time(later) > _time(row)
+        ):
+            return True
+    return False
+
+
+def _time(row: Transaction) -> datetime:
+    return row.system_time or _NEVER
+
+
+def _reserved(entry: Entry) -> datetime:
+    return entry.reserved_at
+
+
+_NEVER = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+def _made_elsewhere(row: Transaction, entries: Sequence[Entry], known: Known, found: Findings) -> None:
+    """A successful row that can be no open entry of ours: recorded apart, and a contradiction if one ended."""
+    kinds = _kinds(row, known)
+    kind = next(iter(kinds)).value if len(kinds) == 1 else "unknown"
+    ended = [entry for entry in entries if entry.state is State.NOT_EXECUTED and _fits(row, entry, known)]
+    if ended:
+        _differs(found, DiscrepancyKind.EXECUTED_THOUGH_ENDED, row, ended[0])
+    else:
+        theirs = f"{row.order_type or 'row'} of {row.amount} {row.currency}"
+        hold = _hold_of(row, known)
+        found.discrepancies.append(
+            Discrepancy(DiscrepancyKind.MISSING_HERE, hold, row.syssn, None, "no such movement", theirs)
+        )
+    found.foreign.append((row, kind))
+
+
+def kinds_of(rows: Sequence[Transaction], hold: Authorization, words: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """What each successful row of a hold is: refunds name a capture; nothing follows an unfreeze, so only the last of
+    the others may be one, and what it is counts as "unknown" where the words do not tell."""
+    captures, unfreezes = words.get("capture", frozenset()), words.get("unfreeze", frozenset())
+    of_hold = sorted((row for row in rows if row.orig_syssn == hold.syssn), key=_time)
+    kinds = {row.syssn: Operation.REFUND.value for row in rows}
+    for row in of_hold:
+        word = row.order_type or ""
+        told = captures and unfreezes and (word in captures) != (word in unfreezes)
+        if told:
+            kinds[row.syssn] = Operation.CAPTURE.value if word in captures else Operation.UNFREEZE.value
+        else:
+            last = _time(row) == _time(of_hold[-1])
+            kinds[row.syssn] = "unknown" if last else Operation.CAPTURE.value
+    return kinds
+
+
+# ------------------------------------------------------------------------------------------------ absence
+
+
+def _weigh_absence(listing: Listing, known: Known, policy: Policy, found: Findings) -> None:
+    """Absence is not a no. It ends a doubt only past the quiet period (or the window) and only where the enquiry has
+    ever shown, linked, an answered capture of this account; the ledger counts two such enquiries."""
+    if not listing.complete or not known.linked_capture_shown:
+        return
+    decided = {entry.idempotency_key for entry, _ in found.verdicts}
+    for hold, entries in known.of_hold.items():
+        for entry in entries:
+            asked = entry.doubtful(listing.read_at) and listing.since <= entry.reserved_at - MARGIN
+            seen = entry.idempotency_key in found.mentioned | decided or entry.result_syssn is not None
+            if asked and not seen and _long_enough(entry, known.authorizations[hold], listing.read_at, policy):
+                found.absent.append(entry)
+
+
+def _long_enough(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> bool:
+    quiet = policy.quiet_period is not None and at >= entry.doubt_at + policy.quiet_period
+    return quiet or _window_over(entry, hold, at, policy)
+
+
+def _window_over(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> bool:
+    ends = hold.expires_at(policy.default_window)
+    return entry.operation is not Operation.REFUND and ends is not None and at >= ends + WINDOW_MARGIN
+
+
+def absent_verdict(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> Verdict:
+    """What absence from enough complete enquiries means for an entry."""
+    lapsed = _window_over(entry, hold, at, policy)
+    return Verdict(
+        Judgement.NOT_SENT,
+        why=Why.LAPSED if lapsed else Why.NOT_SENT,
+        rerunnable=not lapsed,
+        detail=f"absent from {ABSENCES_NEEDED} complete enquiries after "
+        + ("the capture window" if lapsed else "the quiet period"),
+        confirmed_by=ConfirmedBy.ENQUIRY,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ notifications
+
+
+def weigh_notification(notice: Notification, known: Known, at: datetime) -> tuple[Entry, Verdict] | None:
+    """The entry that a notification alone ends as executed, if exactly one is meant.
+
+    Its original, type, amount and currency must match, its code be 0000, and its syssn be new or already this entry's
+    by a pending answer. It never frees money: everything else is left to the enquiry.
+    """
+    if not notice.syssn or notice.code != SUCCESS:
+        return None
+    owner = known.owners.get(notice.syssn)
+    if owner is not None and (owner.executed or owner.idempotency_key is None):
+        return None
+    entries = [entry for group in known.of_hold.values() for entry in group if _notified(notice, entry, at)]
+    if owner is not None:
+        entries = [entry for entry in entries if entry.idempotency_key == owner.idempotency_key]
+    numbered = [entry for entry in entries if _numbered(entry) and entry.out_trade_no == notice.out_trade_no]
+    meant = numbered or [entry for entry in entries if not (_numbered(entry) and notice.out_trade_no)]
+    if len(meant) != 1:
+        return None
+    return meant[0], _executed(notice.syssn, ConfirmedBy.NOTIFICATION, notice)
+
+
+def _numbered(entry: Entry) -> bool:
+    """Whether its out_trade_no is a number of ours (an unfreeze carries the authorization's)."""
+    return entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE
+
+
+def _notified(notice: Notification, entry: Entry, at: datetime) -> bool:
+    in_time = notice.system_time is not None and notice.system_time >= entry.reserved_at - MARGIN
+    return (
+        entry.doubtful(at)
+        and in_time
+        and _NOTIFY_TYPES.get(notice.kind) is entry.operation
+        and (notice.orig_syssn, notice.amount, notice.currency) == (entry.syssn, entry.amount, entry.currency)
+    )
+
+
+def notified_though_ended(notice: Notification, known: Known) -> Discrepancy | None:
+    """A success notified for a syssn that belongs to an entry which ended not executed."""
+    owner = known.owners.get(notice.syssn or "")
+    entry = known.entries.get(owner.idempotency_key) if owner and owner.idempotency_key else None
+    if entry is None or entry.state is not State.NOT_EXECUTED or notice.code not in (None, SUCCESS):
+        return None
+    return Discrepancy(
+        DiscrepancyKind.EXECUTED_THOUGH_ENDED,
+        entry.authorization,
+        notice.syssn,
+        entry.idempotency_key,
+        f"{entry.operation.value} of {entry.amount}, not executed",
+        f"notified as {notice.kind} of {notice.amount}",
+    )

@@ -1,0 +1,319 @@
+"""Asks the gateway for evidence, ends doubts, compares the books. It sends enquiries only, and never money."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from qfpay_preauth import _enquiry
+from qfpay_preauth._calls import Call
+from qfpay_preauth._evidence import MARGIN
+from qfpay_preauth._limits import Turnstile
+from qfpay_preauth._models import (
+    Discrepancy,
+    DiscrepancyKind,
+    Entry,
+    Event,
+    Listing,
+    Observed,
+    Operation,
+    Policy,
+    ReconcileReport,
+    SignedRequest,
+    State,
+)
+from qfpay_preauth._operations import Desk, move_event
+from qfpay_preauth._wire import PAGE_SIZE
+from qfpay_preauth.errors import PreauthError
+from qfpay_preauth.ledger import After
+
+log = logging.getLogger("qfpay_preauth")
+
+DOUBTS_MAX = 100  # one window enquiry serves at most so many
+READS_MAX = 4
+AHEAD = timedelta(minutes=10)  # the gateway's clock may be ahead of ours
+OVERLAP = timedelta(days=1)  # rows may come late into the gateway's list
+FIRST_PAUSE_S = 1.0
+_FIRST_LOOK_S = 0.4
+_LOOK_MAX_S = 5.0
+
+
+@frozen
+class Reader:
+    """Reads the gateway's transactions under one budget."""
+
+    desk: Desk
+    share: Turnstile | None = None
+
+    async def page(self, request: SignedRequest) -> dict[str, object]:
+        """One page of an enquiry; with a `share`, no faster than that allows."""
+        call = Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s)
+        if self.share is None:
+            return await _enquiry.ask(self.desk, call, request)
+        permit = await self.share.permit(call.deadline)
+        permit.spend()
+        return await _enquiry.ask(self.desk, Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s), request)
+
+    async def listing(
+        self, since: datetime, until: datetime | None = None, *, syssn: Sequence[str] = (), number: Sequence[str] = ()
+    ) -> Listing:
+        """What the gateway shows from `since` on: every month, every page, read again until two reads agree."""
+        whole = until is None and not syssn and not number
+        before: set[tuple[str, str | None]] | None = None
+        for _ in range(READS_MAX):
+            read_at = self.desk.clock.now()
+            window = (since, until or read_at + AHEAD)
+            rows = [row async for row in _enquiry.transactions(self.page, self.desk.sender, syssn, number, window)]
+            shape = {(row.syssn, row.code) for row in rows}
+            # fewer rows than a page holds were one page each: nothing could shift between pages
+            if shape == before or len(rows) < PAGE_SIZE:
+                return Listing(tuple(rows), since, read_at, stable=True, whole=whole)
+            before = shape
+        return Listing(tuple(rows), since, read_at, stable=False, whole=whole)
+
+
+class Seeker:
+    """Looks for evidence about doubts; callers that ask at the same time share one look."""
+
+    def __init__(self, desk: Desk, account: str, policy: Policy) -> None:
+        self._desk = desk
+        self._account = account
+        self._policy = policy
+        self._reader = Reader(desk)
+        self._waiting: dict[str, Entry] = {}
+        self._syssns: set[str] = set()
+        self._round: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def seek(self, entry: Entry, deadline: float) -> Entry:
+        """Look for evidence until `deadline` (monotonic seconds), first soon and then backing off."""
+        wait_s = _FIRST_LOOK_S
+        while entry.unresolved:
+            left = deadline - self._desk.clock.monotonic()
+            if left <= 0:
+                break
+            await asyncio.sleep(min(wait_s, left / 2))
+            wait_s = min(wait_s * 2, _LOOK_MAX_S)
+            self._waiting[entry.idempotency_key] = entry
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - self._desk.clock.monotonic())):
+                    await asyncio.wait((self._join(),))
+            entry = await self._desk.ledger.entry(entry.account, entry.idempotency_key) or entry
+        return entry
+
+    def nudge(self, syssn: str) -> None:
+        """Look up one syssn soon (a notification named it)."""
+        self._syssns.add(syssn)
+        self._join()
+
+    def _join(self) -> asyncio.Task[None]:
+        """The look that will serve what waits now: the one after the one that is under way."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.create_task(self._serve(self._round))
+        return self._next
+
+    async def _serve(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        self._round, self._next = self._next, None
+        entries, self._waiting = list(self._waiting.values()), {}
+        syssns, self._syssns = sorted(self._syssns), set()
+        for low in range(0, max(len(entries), len(syssns)), DOUBTS_MAX):
+            part = slice(low, low + DOUBTS_MAX)
+            try:
+                await look(self._desk, self._reader, self._policy, self._account, entries[part], syssns[part])
+            except PreauthError as error:
+                log.warning("no evidence could be read: %s", error.args[0])  # the doubt stays, as it must
+
+    async def close(self) -> None:
+        """Stop looking."""
+        tasks = [task for task in (self._round, self._next) if task is not None and not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def look(  # noqa: PLR0917 - one look, with all that it needs
+    desk: Desk, reader: Reader, policy: Policy, account: str, doubts: Sequence[Entry], syssns: Sequence[str] = ()
+) -> list[Observed]:
+    """One look at the gateway for up to 100 doubts: by our own numbers, by known syssns, then the whole window."""
+    seen: list[Observed] = []
+
+    async def observe(listing: Listing) -> None:
+        keys = [entry.idempotency_key for entry in doubts]
+        observed = await desk.ledger.observe(account, listing, policy, keys)
+        tell(desk, observed, listing.read_at)
+        seen.append(observed)
+
+    since = min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - 2 * MARGIN
+    numbers = [e.out_trade_no for e in doubts if e.out_trade_no and e.operation is not Operation.UNFREEZE]
+    linked = [*syssns, *(entry.result_syssn for entry in doubts if entry.result_syssn)]
+    if numbers:
+        await observe(await reader.listing(since, number=numbers))
+    if linked:
+        await observe(await reader.listing(_first_day(linked, since), syssn=linked))
+    ended = {entry.idempotency_key for observed in seen for entry in observed.ended}
+    if any(entry.idempotency_key not in ended for entry in doubts):
+        await observe(await reader.listing(since))
+    return seen
+
+
+def _first_day(syssns: Sequence[str], since: datetime) -> datetime:
+    days = [day for each in syssns if (day := _enquiry.syssn_date(each)) is not None]
+    return min([since, *days])
+
+
+def tell(desk: Desk, observed: Observed, at: datetime) -> None:
+    """Pass what evidence did on to the hook."""
+    for entry in observed.ended:
+        desk.emit(move_event(entry, State.IN_DOUBT, at))
+    for movement in observed.foreign:
+        desk.emit(
+            Event(movement.account, at, "foreign", movement.authorization, amount=movement.amount, detail=movement.kind)
+        )
+    for each in observed.discrepancies:
+        detail = f"{each.kind}: ours {each.ours}; theirs {each.theirs}"
+        desk.emit(Event("", at, "discrepancy", each.authorization or "", each.idempotency_key, detail=detail))
+
+
+# ------------------------------------------------------------------------------------------------ the whole pass
+
+
+class Reconciler:
+    """Compares our books with the gateway's, within a quarter of the minute's budget."""
+
+    def __init__(self, desk: Desk, account: str, policy: Policy, share: Turnstile) -> None:
+        self._desk = desk
+        self._account = account
+        self._policy = policy
+        self._reader = Reader(desk, share)
+        self.monotonic = desk.clock.monotonic
+
+    async def run(self) -> ReconcileReport:
+        """One pass: doubts, then everything since the last pass, then notices that fit nothing.
+
+        Raises:
+            PreauthError: the gateway or the ledger could not be read; what was found so far is kept.
+        """
+        seen = await self.end_doubts()
+        confirmed, missing, complete = await self._compare(seen)
+        open_notices = await self._notices(seen)
+        left = [entry async for entry in self.doubts()]
+        recorded = await self._desk.ledger.report(self._account)
+        found = [each for observed in seen for each in observed.discrepancies]
+        return ReconcileReport(
+            ended=tuple(entry for observed in seen for entry in observed.ended),
+            discrepancies=tuple(dict.fromkeys([*recorded, *found, *missing])),
+            foreign=tuple(movement for observed in seen for movement in observed.foreign),
+            confirmed=confirmed,
+            in_doubt=len(left),
+            needs_attention=sum(entry.attention is not None for entry in left),
+            unexplained_notices=open_notices,
+            complete=complete,
+        )
+
+    async def doubts(self) -> AsyncIterator[Entry]:
+        """Every entry in doubt, oldest first."""
+        after: After | None = None
+        while True:
+            found = await self._desk.ledger.doubts(self._account, self._desk.clock.now(), after, DOUBTS_MAX)
+            for entry in found:
+                yield entry
+            if len(found) < DOUBTS_MAX:
+                return
+            after = After(found[-1].reserved_at, found[-1].idempotency_key)
+
+    async def end_doubts(self) -> list[Observed]:
+        """Look for evidence about every doubt, 100 at a time."""
+        seen: list[Observed] = []
+        entries = [entry async for entry in self.doubts()]
+        for low in range(0, len(entries), DOUBTS_MAX):
+            part = entries[low : low + DOUBTS_MAX]
+            seen += await look(self._desk, self._reader, self._policy, self._account, part)
+        return seen
+
+    async def _compare(self, seen: list[Observed]) -> tuple[int, list[Discrepancy], bool]:
+        """Everything since the last pass, a day at a time: how many agree, what is missing there, was all read."""
+        start = await self._desk.ledger.span(self._account)
+        if start is None:
+            return 0, [], True
+        began = self._desk.clock.now()
+        known: set[str] = set()
+        stable = True
+        low = start - OVERLAP
+        while low < began + AHEAD:
+            high = min(low + timedelta(days=1), began + AHEAD)
+            listing = await self._reader.listing(low, high)
+            known.update(row.syssn for row in listing.rows)
+            stable = stable and listing.stable
+            observed = await self._desk.ledger.observe(self._account, listing, self._policy, ())
+            tell(self._desk, observed, listing.read_at)
+            seen.append(observed)
+            low = high
+        confirmed, missing = await self._missing_there(start - OVERLAP + MARGIN, began, known)
+        if stable:
+            await self._desk.ledger.bookmark(self._account, began)
+        return confirmed, missing, stable
+
+    async def _missing_there(self, start: datetime, end: datetime, known: set[str]) -> tuple[int, list[Discrepancy]]:
+        confirmed, missing = 0, []
+        after: After | None = None
+        while True:
+            page = await self._desk.ledger.executed(self._account, start, end, after, DOUBTS_MAX)
+            for entry in page:
+                if entry.result_syssn in known:
+                    confirmed += 1
+                elif entry.result_syssn is not None and (entry.system_time or entry.reserved_at) >= start:
+                    missing.append(_not_there(entry))
+            if len(page) < DOUBTS_MAX:
+                return confirmed, missing
+            after = After(page[-1].concluded_at or end, page[-1].idempotency_key)
+
+    async def _notices(self, seen: list[Observed]) -> int:
+        """Look up what notifications named and the books do not know; how many stay unexplained."""
+        open_ones = await self._desk.ledger.sweep_notices(self._account)
+        syssns = sorted({notice.syssn for notice in open_ones if notice.syssn})
+        for low in range(0, len(syssns), DOUBTS_MAX):
+            part = syssns[low : low + DOUBTS_MAX]
+            seen += await look(self._desk, self._reader, self._policy, self._account, (), part)
+        return len(await self._desk.ledger.sweep_notices(self._account)) if syssns else len(open_ones)
+
+
+def _not_there(entry: Entry) -> Discrepancy:
+    return Discrepancy(
+        DiscrepancyKind.MISSING_THERE,
+        entry.authorization,
+        entry.result_syssn,
+        entry.idempotency_key,
+        f"{entry.operation.value} of {entry.amount} {entry.currency}, executed",
+        "not (yet) in the gateway's list",
+    )
+
+
+async def run_forever(reconciler: Reconciler, interval_s: float, doubt: asyncio.Event) -> None:
+    """A pass every `interval_s`; in between, doubts are looked at soon after they come up, then ever more rarely."""
+    monotonic = reconciler.monotonic
+    next_pass, pause_s = monotonic(), FIRST_PAUSE_S
+    while True:
+        try:
+            if monotonic() >= next_pass:
+                next_pass = monotonic() + interval_s
+                await reconciler.run()
+            else:
+                await reconciler.end_doubts()
+        except PreauthError as error:
+            log.warning("reconciliation could not go on: %s", error.args[0])  # the next pass tries again
+        left = max(0.0, next_pass - monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(left, pause_s)):
+                await doubt.wait()
+                pause_s = FIRST_PAUSE_S / 2
+                await asyncio.sleep(FIRST_PAUSE_S)  # rows come a little after their answers
+        doubt.clear()
+        pause_s = min(2 * pause_s, interval_s)
