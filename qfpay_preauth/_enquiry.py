@@ -38,6 +38,7 @@ async def ask(desk: Desk, call: Call, request: SignedRequest) -> dict[str, objec
             body = call.body = desk.transport.body(request, permit, lambda: None)
             return await desk.transport.exchange(request, body, call.deadline)
         finally:
+            call.body = None  # between attempts nothing is under way
             permit.give_back()
 
     delivery = await send_with_retries(

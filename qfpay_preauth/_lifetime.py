@@ -54,9 +54,12 @@ class ClientBase:
         settings: Settings | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        self.account = self.base_url = ""  # for the repr of a client that could not be made
+        self.environment = environment
         if not isinstance(credentials, Credentials):
             raise ConfigurationError(f"credentials must be Credentials, not {type(credentials).__name__}.")
-        self.environment = environment
+        if not isinstance(settings, Settings | None):
+            raise ConfigurationError(f"settings must be Settings, not {type(settings).__name__}.")
         self.base_url = gateway_url(environment, base_url)
         self.settings = settings or Settings()
         self.account = credentials.account_name
@@ -124,10 +127,11 @@ class ClientBase:
     async def aclose(self, *, drain_s: float | None = None) -> None:
         """Let calls under way end (at most `drain_s` seconds, by default one exchange), then let go of everything.
 
-        What was sent and has no answer by then is concluded as in doubt. Closing twice does nothing.
+        What was sent and has no answer by then is concluded as in doubt. Closing twice does nothing; a closing that was
+        cancelled is finished by the next.
         """
         self._closed = True
-        running, self._running = self._running, None
+        running = self._running
         if running is not None and running.loop is asyncio.get_running_loop():
             for task in running.background:
                 task.cancel()
@@ -136,6 +140,8 @@ class ClientBase:
             await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
             await running.seeker.close()
             await running.desk.transport.close()
+        if self._running is running:
+            self._running = None
         await self._let_go_of_ledger()
 
     async def _let_go_of_ledger(self) -> None:

@@ -117,6 +117,7 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
             body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry))
             made.append(await desk.transport.exchange(request, body, call.deadline))
         finally:
+            call.body = None  # between attempts nothing is under way
             own.give_back()
         desk.emit(_event("attempt", entry, desk.clock.now(), detail=_seen(made[-1])))
         return made[-1]

@@ -35,6 +35,7 @@ class Body(BytesPayload):
         super().__init__(data, content_type="application/x-www-form-urlencoded")
         self.taken = False
         self.revoked = False
+        self.refusal: str | None = None
         self._why_not = why_not
         self._permit = permit
 
@@ -42,9 +43,9 @@ class Body(BytesPayload):
         if self.taken:
             # aiohttp asks once per request; a second time would be a second request with our signature
             raise BodyRefusedError("the body was already handed over")
-        refusal = "the request was called off" if self.revoked else self._why_not()
-        if refusal:
-            raise BodyRefusedError(refusal)
+        self.refusal = "the request was called off" if self.revoked else self._why_not()
+        if self.refusal:
+            raise BodyRefusedError(self.refusal)
         self.taken = True
         self._permit.spend()
 
@@ -129,4 +130,4 @@ def _delivery_of(error: BaseException, body: Body) -> Delivery:
     if body.taken:
         return Unknown(what)
     body.revoked = True  # from here on nothing can hand it over any more
-    return NotSent(what)
+    return NotSent(body.refusal or what)

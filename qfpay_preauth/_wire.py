@@ -279,7 +279,7 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         order_type=text("order_type"),
         amount=int(amount) if amount and amount.isascii() and amount.isdigit() and len(amount) <= 11 else None,
         currency=text("txcurrcd"),
-        code=text("respcd"),
+        code=_short(text("respcd") or "") or None,
         message=masked(text("errmsg", "respmsg", "resperr") or "") or None,
         cancel=text("cancel"),
         system_time=read_time(row.get("sysdtm")),

@@ -45,12 +45,13 @@ class Scene:
         raise AssertionError(f"no error but {result}")
 
     def sent(self) -> int:
-        """Requests of this operation that reached the gateway."""
-        return sent(self.gateway, self.operation)
+        """Requests for this operation that reached the gateway."""
+        found = [each for each in self.gateway.requests if each.operation == self.operation]
+        return sum(each.params["syssn"] == self.target for each in found)
 
     def executed(self) -> int:
         """How often the gateway executed this operation."""
-        return sum(each.kind == self.operation for each in self.gateway.books.executions())
+        return sum(each.kind == self.operation for each in self.gateway.books.executions(self.syssn))
 
     async def state(self, key: str = "key") -> State | None:
         """The state of the entry under `key`."""

@@ -110,7 +110,7 @@ def test_a_body_signature_matches_in_any_hex_case(spell: Callable[[str], str]) -
         "\udc80\ud800",
         V2_SIGNATURE[:-1] + "\udcff",
         "\x00" * 32,
-        "ſ" * 32,
+        "\u017f" * 32,
     ],
 )
 def test_any_other_text_is_a_wrong_signature(signature: str) -> None:

@@ -1,0 +1,92 @@
+"""The other processes of the process tests: `python -m tests.client.child work|race …`, killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+from qfpay_preauth import Credentials, PreauthClient, PreauthError, Settings
+from qfpay_preauth.testing import Config
+
+ALLOWED = frozenset(
+    [
+        "OperationInProgressError",
+        "OutcomeUnknownError",
+        "OverCaptureError",
+        "AuthorizationClosedError",
+        "AlreadyUnfrozenError",
+    ]
+)
+QUICK = {"requests_per_second": 100_000, "requests_per_minute": 1_000_000, "patience_s": 0}
+
+
+def client_to(url: str, ledger: str, deadline_s: float = 60) -> PreauthClient:
+    """A client of the simulator at `url`."""
+    config = Config()
+    settings = Settings(deadline_s=deadline_s, timeout_total_s=min(30, deadline_s), backoff_initial_s=0.001, **QUICK)
+    credentials = Credentials(config.app_code, config.client_key)
+    return PreauthClient(credentials, base_url=url, ledger=ledger, settings=settings)
+
+
+async def work(url: str, ledger: str, name: str, deadline_s: str, *syssns: str) -> None:
+    """Capture on and on, eight tasks at a time, saying so on standard output; until killed."""
+    dice = random.Random(name)
+    async with client_to(url, ledger, float(deadline_s)) as client:
+
+        async def one(number: int) -> None:
+            key, syssn = f"{name}-{number}", dice.choice(syssns)
+            try:
+                await client.capture(syssn, 100 + number % 900, idempotency_key=key)
+            except PreauthError as error:
+                _check(error)
+            say(key)
+
+        say("ready")
+        for start in range(0, 100_000, 8):
+            await asyncio.gather(*(one(start + step) for step in range(8)))
+
+
+async def race(url: str, ledger: str, name: str, keys: str, *syssns: str) -> None:
+    """Every key of a list that all processes share, in an order of our own, until each has an end."""
+    dice = random.Random(name)
+    plan = [(f"key-{number}", syssns[number % len(syssns)], 1_000 + number) for number in range(int(keys))]
+    plan += [(f"close-{syssn}", syssn, 0) for syssn in syssns[:2]]
+    dice.shuffle(plan)
+    async with client_to(url, ledger) as client:
+
+        async def one(key: str, syssn: str, amount: int) -> None:
+            while True:
+                try:
+                    if amount:
+                        await client.capture(syssn, amount, idempotency_key=key)
+                    else:
+                        await client.unfreeze(syssn, idempotency_key=key)
+                    return
+                except PreauthError as error:
+                    _check(error)
+                    if type(error).__name__ != "OperationInProgressError":
+                        return
+                await asyncio.sleep(0.005)
+
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(one(*each) for each in plan[: len(plan) // 2]))
+            async for doubt in client.in_doubt():
+                say(doubt.idempotency_key)
+
+
+def _check(error: PreauthError) -> None:
+    if type(error).__name__ not in ALLOWED:
+        say(f"UNEXPLAINED {error!r}")
+        raise error
+
+
+def say(text: str) -> None:
+    """One line to the parent."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    jobs = {"work": work, "race": race}
+    asyncio.run(jobs[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,1 @@
+"""Tests of the ledger: its contract on every back-end, its rules, its file, its troubles."""
