@@ -39,7 +39,7 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._money import AMOUNT_ADVISED_ABOVE, check_amount, exponent_of
 from qfpay_preauth._operations import perform
-from qfpay_preauth._reconcile import Reader, run_forever, tell
+from qfpay_preauth._reconcile import USUAL_WINDOW, Reader, run_forever, tell
 from qfpay_preauth.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
@@ -52,7 +52,6 @@ from qfpay_preauth.ledger._rules import balance_of
 
 log = logging.getLogger("qfpay_preauth")
 _LISTING_PAGE = 200
-USUAL_WINDOW = timedelta(days=7)  # QFPay, Pre-Authorisation: 7 days for most merchants
 
 
 class PreauthClient(ClientBase):

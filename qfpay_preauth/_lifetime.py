@@ -137,8 +137,8 @@ class ClientBase:
                 task.cancel()
             if running.background:
                 await asyncio.wait(tuple(running.background))
-            await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
             await running.seeker.close()
+            await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
             await running.desk.transport.close()
         if self._running is running:
             self._running = None

@@ -38,6 +38,8 @@ DOUBTS_MAX = 100  # one window enquiry serves at most so many
 READS_MAX = 4
 AHEAD = timedelta(minutes=10)  # the gateway's clock may be ahead of ours
 OVERLAP = timedelta(days=1)  # rows may come late into the gateway's list
+USUAL_WINDOW = timedelta(days=7)  # QFPay, Pre-Authorisation: 7 days for most merchants
+WARN_BEFORE = timedelta(days=1)
 FIRST_PAUSE_S = 1.0
 _FIRST_LOOK_S = 0.4
 _LOOK_MAX_S = 5.0
@@ -89,15 +91,18 @@ class Seeker:
         self._syssns: set[str] = set()
         self._round: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     async def seek(self, entry: Entry, deadline: float) -> Entry:
         """Look for evidence until `deadline` (monotonic seconds), first soon and then backing off."""
         wait_s = _FIRST_LOOK_S
-        while entry.unresolved:
+        while entry.unresolved and not self._closing.is_set():
             left = deadline - self._desk.clock.monotonic()
             if left <= 0:
                 break
-            await asyncio.sleep(min(wait_s, left / 2))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, left / 2)):
+                    await self._closing.wait()
             wait_s = min(wait_s * 2, _LOOK_MAX_S)
             self._waiting[entry.idempotency_key] = entry
             with contextlib.suppress(TimeoutError):
@@ -131,7 +136,8 @@ class Seeker:
                 log.warning("no evidence could be read: %s", error.args[0])  # the doubt stays, as it must
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop looking; who waits for evidence gets its entry as it is."""
+        self._closing.set()
         tasks = [task for task in (self._round, self._next) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
@@ -193,6 +199,7 @@ class Reconciler:
         self._account = account
         self._policy = policy
         self._reader = Reader(desk, share)
+        self._warned: set[str] = set()
         self.monotonic = desk.clock.monotonic
 
     async def run(self) -> ReconcileReport:
@@ -228,6 +235,17 @@ class Reconciler:
             if len(found) < DOUBTS_MAX:
                 return
             after = After(found[-1].reserved_at, found[-1].idempotency_key)
+
+    async def warn_of_expiry(self) -> None:
+        """One event for each hold whose capture window ends within a day with money uncaptured or in doubt."""
+        window = self._policy.default_window or USUAL_WINDOW
+        now = self._desk.clock.now()
+        for hold in await self._desk.ledger.expiring(self._account, now + WARN_BEFORE, window):
+            if hold.syssn not in self._warned:
+                self._warned.add(hold.syssn)
+                detail = f"the capture window ends at {hold.expires_at(window)}"
+                left = hold.capturable + hold.claimed
+                self._desk.emit(Event(self._account, now, "expiring", hold.syssn, amount=left, detail=detail))
 
     async def end_doubts(self) -> list[Observed]:
         """Look for evidence about every doubt, 100 at a time."""
@@ -305,6 +323,7 @@ async def run_forever(reconciler: Reconciler, interval_s: float, doubt: asyncio.
             if monotonic() >= next_pass:
                 next_pass = monotonic() + interval_s
                 await reconciler.run()
+                await reconciler.warn_of_expiry()
             else:
                 await reconciler.end_doubts()
         except PreauthError as error:
