@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from qfpay_preauth._codes import SUCCESS, CodeClass, classify
 from qfpay_preauth._models import (
@@ -44,7 +44,8 @@ WINDOW_MARGIN = timedelta(hours=24)
 
 ABSENCES_NEEDED = 2
 
-_NEVER_CAPTURE = frozenset({"refund", "close", "cancel"})  # documented words of rows that give money back
+_REFUND_WORD = "refund"  # QFPay, Transaction Enquiry, order_type
+_NEVER_CAPTURE = frozenset({_REFUND_WORD, "close", "cancel"})  # words of rows that give money back
 _NOTIFY_TYPES: Mapping[str, Operation] = {
     # QFPay, Asynchronous Notifications, notify_type
     "payment": Operation.CAPTURE,
@@ -57,7 +58,10 @@ _REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
 
 @frozen
 class Known:
-    """What the ledger knows about the rows in hand, read in one transaction after the gateway was read."""
+    """What the ledger knows about the rows in hand, read in one transaction after the gateway was read.
+
+    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that a known capture comes after.
+    """
 
     owners: Mapping[str, Movement]
     entries: Mapping[str, Entry]
@@ -66,6 +70,8 @@ class Known:
     of_hold: Mapping[str, Sequence[Entry]]
     words: Mapping[str, frozenset[str]]
     linked_capture_shown: bool
+    owning: frozenset[str] = frozenset()
+    followed: frozenset[str] = frozenset()
 
 
 @frozen
@@ -78,6 +84,7 @@ class Findings:
     discrepancies: list[Discrepancy] = field(factory=list)
     words: set[tuple[str, str, bool]] = field(factory=set)
     absent: list[Entry] = field(factory=list)
+    belonging: list[tuple[Transaction, Entry]] = field(factory=list)
     confirmed: set[str] = field(factory=set)
     mentioned: set[str] = field(factory=set)
 
@@ -88,6 +95,7 @@ class Findings:
 def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
     """Everything that a listing proves, given what is known."""
     found = Findings()
+    known = evolve(known, followed=frozenset(row.syssn for row in listing.rows if _followed(row, listing, known)))
     unlinked: list[Transaction] = []
     for row in _best_rows(listing.rows):
         entry = _linked(row, known)
@@ -207,7 +215,8 @@ def _contradiction(row: Transaction, entry: Entry) -> str:
         return "amount"
     if row.currency not in (None, entry.currency):
         return "currency"
-    if row.order_type in _NEVER_CAPTURE and entry.operation is not Operation.REFUND:
+    never = entry.operation is Operation.CAPTURE and row.order_type in _NEVER_CAPTURE
+    if never or (entry.operation is Operation.UNFREEZE and row.order_type == _REFUND_WORD):
         return "kind"
     return ""
 
@@ -225,10 +234,10 @@ def _differs(found: Findings, kind: DiscrepancyKind, row: Transaction, entry: En
 def _weigh_unlinked(rows: Sequence[Transaction], listing: Listing, known: Known, found: Findings) -> None:
     groups: dict[tuple[str, int], list[Transaction]] = defaultdict(list)
     for row in rows:
-        if row.orig_syssn is not None and row.amount is not None and _hold_of(row, known) is not None:
-            _mention(row, known, found)
-            if row.code == SUCCESS:
-                groups[row.orig_syssn, row.amount].append(row)
+        _mention(row, known, found)
+        placed = row.orig_syssn is not None and row.amount is not None and _hold_of(row, known) is not None
+        if placed and row.code == SUCCESS:
+            groups[row.orig_syssn or "", row.amount or 0].append(row)
     for group in groups.values():
         _weigh_group(group, listing, known, found)
 
@@ -242,10 +251,12 @@ def _hold_of(row: Transaction, known: Known) -> str | None:
 
 
 def _mention(row: Transaction, known: Known, found: Findings) -> None:
-    """Whatever its code, a row that might be an entry's keeps that entry from being called absent."""
-    for entry in known.of_hold.get(_hold_of(row, known) or "", ()):
-        if entry.unresolved and (entry.syssn, entry.amount) == (row.orig_syssn, row.amount):
-            found.mentioned.add(entry.idempotency_key)
+    """Whatever its code and whatever it leaves out, a row that might be an entry's keeps it from being absent."""
+    for entries in known.of_hold.values():
+        for entry in entries:
+            might = row.orig_syssn in (None, entry.syssn) and row.amount in (None, entry.amount)
+            if might and entry.unresolved and (row.system_time or entry.reserved_at) >= entry.reserved_at - UNSURE:
+                found.mentioned.add(entry.idempotency_key)
 
 
 def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found: Findings) -> None:
@@ -272,9 +283,12 @@ def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found:
 
 
 def _fits(row: Transaction, entry: Entry, known: Known) -> bool:
+    """Whether a row could be an entry's; what it leaves out does not speak against it (but see `_why_unsure`)."""
     return (
         entry.operation in _kinds(row, known)
-        and (row.orig_syssn, row.amount, row.currency) == (entry.syssn, entry.amount, entry.currency)
+        and (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
+        and row.currency in (None, entry.currency)
+        and not (_numbered(entry) and row.out_trade_no not in (None, entry.out_trade_no))
         and (row.system_time is None or row.system_time >= entry.reserved_at - UNSURE)
     )
 
@@ -285,7 +299,9 @@ def _kinds(row: Transaction, known: Known) -> frozenset[Operation]:
         return frozenset({Operation.REFUND})
     word = row.order_type or ""
     if word in _NEVER_CAPTURE:
-        return frozenset()
+        return frozenset() if word == _REFUND_WORD else frozenset({Operation.UNFREEZE})
+    if row.syssn in known.followed:
+        return frozenset({Operation.CAPTURE})
     captures, unfreezes = known.words.get("capture", frozenset()), known.words.get("unfreeze", frozenset())
     if captures and unfreezes and (word in captures) != (word in unfreezes):
         return frozenset({Operation.CAPTURE if word in captures else Operation.UNFREEZE})
@@ -311,11 +327,13 @@ def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which the
         return f"{len(rows)} rows and {len(entries)} entries of this amount could belong together"
     if any(row.system_time is None or not _fits(row, entry, known) for row in rows for entry in entries):
         return "a row does not say when it happened"
+    if any(row.currency is None for row in rows):
+        return "a row does not say its currency"
     if any(_time(row) < entry.reserved_at - MARGIN for row in rows for entry in entries):
         return "a row fits, but it seems to be older than the entry"
     captures_open = any(entry.operation is Operation.CAPTURE for entry in open_ones)
     for row in rows:
-        sure = len(_kinds(row, known)) == 1 or _followed_by_capture(row, listing, known)
+        sure = len(_kinds(row, known)) == 1
         # a row of the whole remainder while an unfreeze, and no capture, is in doubt can be nothing else of ours
         whole = entries[0].operation is Operation.UNFREEZE and not captures_open
         if not sure and not whole:
@@ -323,7 +341,7 @@ def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which the
     return ""
 
 
-def _followed_by_capture(row: Transaction, listing: Listing, known: Known) -> bool:
+def _followed(row: Transaction, listing: Listing, known: Known) -> bool:
     """QFPay, Unfreeze: nothing can be captured afterwards; so a row that a known capture follows is no unfreeze."""
     for later in listing.rows:
         owner = known.owners.get(later.syssn)
@@ -352,6 +370,12 @@ _NEVER = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 def _made_elsewhere(row: Transaction, entries: Sequence[Entry], known: Known, found: Findings) -> None:
     """A successful row that can be no open entry of ours: recorded apart, and a contradiction if one ended."""
+    for entry in entries:
+        bare = entry.state is State.EXECUTED and entry.result_syssn is None
+        free = entry.idempotency_key not in known.owning and all(entry is not each for _, each in found.belonging)
+        if bare and free and _fits(row, entry, known):
+            found.belonging.append((row, entry))  # a person decided without knowing its syssn: this is it
+            return
     kinds = _kinds(row, known)
     kind = next(iter(kinds)).value if len(kinds) == 1 else "unknown"
     ended = [entry for entry in entries if entry.state is State.NOT_EXECUTED and _fits(row, entry, known)]

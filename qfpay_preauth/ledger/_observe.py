@@ -34,6 +34,7 @@ class EvidenceTx(Tx, Protocol):
     """What a back-end offers beyond the verbs of money."""
 
     def get_by_number(self, account: str, out_trade_no: str) -> Entry | None: ...
+    def owns_movement(self, account: str, idempotency_key: str) -> bool: ...
     def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]: ...
     def get_words(self, account: str) -> Mapping[str, Mapping[str, bool]]: ...
     def put_word(self, account: str, kind: str, word: str, linked: bool) -> None: ...
@@ -57,6 +58,8 @@ def observe(tx: EvidenceTx, account: str, listing: Listing, policy: Policy, aske
     ended = [_verbs.conclude(tx, entry, verdict, at) for entry, verdict in found.verdicts]
     ended += _count_absences(tx, found.absent, policy, at)
     ended += [after for entry in entries if (after := _notified(tx, entry, at)) is not None]
+    for row, entry in found.belonging:
+        _verbs.own(tx, evolve(entry, result_syssn=row.syssn))
     foreign = [moved for row, kind in found.foreign if (moved := _record(tx, account, row, kind, known, found, at))]
     for entry, why in found.attention.values():
         _mark(tx, entry, why)
@@ -92,6 +95,13 @@ def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Ite
         of_hold={hold: tx.get_of_hold(account, hold) for hold in authorizations},
         words={kind: frozenset(shown) for kind, shown in words.items()},
         linked_capture_shown=any(words.get(Operation.CAPTURE.value, {}).values()),
+        owning=frozenset(
+            entry.idempotency_key
+            for hold in authorizations
+            for entry in tx.get_of_hold(account, hold)
+            if entry.state is State.EXECUTED
+            and (entry.result_syssn is not None or tx.owns_movement(account, entry.idempotency_key))
+        ),
     )
 
 

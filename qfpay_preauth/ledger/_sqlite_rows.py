@@ -64,6 +64,7 @@ _GET_BY_NUMBER = (
     f"{_SELECT_ENTRY} AND out_trade_no = ? AND out_trade_no IS NOT NULL AND operation <> 'unfreeze' "
     "ORDER BY reserved_at LIMIT 1"
 )
+_OWNS_MOVEMENT = "SELECT 1 FROM movements WHERE account = ? AND idempotency_key = ? LIMIT 1"
 _GET_OF_HOLD = f"{_SELECT_ENTRY} AND authorization = ? ORDER BY reserved_at, idempotency_key"
 _GET_EXECUTED = (
     f"{_SELECT_ENTRY} AND state = 'executed' AND (concluded_at, idempotency_key) > (?, ?) AND concluded_at < ? "
@@ -110,6 +111,10 @@ class SqliteTransaction:
     def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
         row = self._run(_GET_BY_NUMBER, (account, out_trade_no)).fetchone()
         return _entry(row) if row else None
+
+    def owns_movement(self, account: str, idempotency_key: str) -> bool:
+        found = self._run(_OWNS_MOVEMENT, (account, idempotency_key)).fetchone()
+        return found is not None
 
     def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(map(_entry, self._run(_GET_OF_HOLD, (account, authorization))))

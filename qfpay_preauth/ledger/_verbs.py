@@ -158,14 +158,14 @@ def _mismatch(entry: Entry, verdict: Verdict, what: str) -> Discrepancy:
 def _write_conclusion(tx: Transaction, stored: Entry, after: Entry, verdict: Verdict, at: datetime) -> None:
     tx.put_entry(after)
     if after.result_syssn:
-        _own(tx, after)
+        own(tx, after)
     if not after.unresolved:
         _release(tx, after, flag=verdict.flags_authorization)
     if after.state is not stored.state:
         tx.add_event(_move_event(after, stored.state, at))
 
 
-def _own(tx: Transaction, entry: Entry) -> None:
+def own(tx: Transaction, entry: Entry) -> None:
     """Write down that the result's syssn is this entry's, executed or only remembered from a pending answer."""
     done = entry.state is State.EXECUTED
     key = entry.idempotency_key

@@ -38,6 +38,7 @@ class MemoryLedger(Ledger):
         self._unresolved: dict[tuple[str, str], dict[str, Entry]] = {}
         self._open_order: dict[str, list[tuple[datetime, str]]] = {}
         self._events: dict[tuple[str, str | None], list[Event]] = {}
+        self._owning: set[tuple[str, str]] = set()
         self._of_hold: dict[tuple[str, str], dict[str, None]] = {}
         self._by_number: dict[tuple[str, str], str] = {}
         self._words: dict[str, dict[str, dict[str, bool]]] = {}
@@ -148,6 +149,9 @@ class MemoryLedger(Ledger):
         key = self._by_number.get((account, out_trade_no))
         return None if key is None else self._entries[account, key]
 
+    def owns_movement(self, account: str, idempotency_key: str) -> bool:
+        return (account, idempotency_key) in self._owning
+
     def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(self._entries[account, key] for key in self._of_hold.get((account, authorization), ()))
 
@@ -194,6 +198,8 @@ class MemoryLedger(Ledger):
 
     def put_movement(self, movement: Movement) -> None:
         self._movements[movement.account, movement.syssn] = movement
+        if movement.idempotency_key is not None:
+            self._owning.add((movement.account, movement.idempotency_key))
 
     def put_entry(self, entry: Entry) -> None:
         self._entries[entry.account, entry.idempotency_key] = entry

@@ -9,28 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._books import Books, Hold, Movement, Refusal, Totals
+    from ._books import Books
+    from ._clock import ManualClock
     from ._config import Config
     from ._core import Core
-    from ._faults import KINDS, QUICK_KINDS, Faults, Rule
+    from ._courier import Delivery, Round
+    from ._faults import KINDS, NOTICE_KINDS, QUICK_KINDS, Faults, Rule
     from ._plan import Answer, Plan, Request, Wire
+    from ._records import Hold, Movement, Refusal, Totals
     from .gateway import Gateway
     from .simulate import serve
 
 __all__ = [
     "KINDS",
+    "NOTICE_KINDS",
     "QUICK_KINDS",
     "Answer",
     "Books",
     "Config",
     "Core",
+    "Delivery",
     "Faults",
     "Gateway",
     "Hold",
+    "ManualClock",
     "Movement",
     "Plan",
     "Refusal",
     "Request",
+    "Round",
     "Rule",
     "Totals",
     "Wire",
@@ -38,12 +45,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Books", "Hold", "Movement", "Refusal", "Totals"), "_books"),
-    **dict.fromkeys(("KINDS", "QUICK_KINDS", "Faults", "Rule"), "_faults"),
+    **dict.fromkeys(("Hold", "Movement", "Refusal", "Totals"), "_records"),
+    **dict.fromkeys(("Delivery", "Round"), "_courier"),
+    **dict.fromkeys(("KINDS", "NOTICE_KINDS", "QUICK_KINDS", "Faults", "Rule"), "_faults"),
     **dict.fromkeys(("Answer", "Plan", "Request", "Wire"), "_plan"),
+    "Books": "_books",
     "Config": "_config",
     "Core": "_core",
     "Gateway": "gateway",
+    "ManualClock": "_clock",
     "serve": "simulate",
 }
 

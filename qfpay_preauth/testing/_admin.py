@@ -9,20 +9,21 @@ from typing import Any
 
 import attrs
 
-from ._books import Movement
 from ._core import Core
 from ._faults import Rule
 from ._plan import Plan
+from ._portal import act
 from ._protocol import parse_form
+from ._records import Movement
 
 
 def administer(core: Core, method: str, path: str, body: bytes, now: datetime) -> Plan:
     """Answer an admin request; 404 for an unknown one, 400 with the reason for a wrong one."""
-    act = _ACTS.get((method, path))
-    if act is None:
+    found = _ACTS.get((method, path))
+    if found is None:
         return Plan(answer=core.encode({"error": f"no {method} {path}"}, 404))
     try:
-        return Plan(answer=core.encode(act(core, _fields(body), now)))
+        return Plan(answer=core.encode(found(core, _fields(body), now)))
     except Exception as error:
         return Plan(answer=core.encode({"error": f"{type(error).__name__}: {error}"}, 400))
 
@@ -54,7 +55,11 @@ def _books(core: Core, fields: Mapping[str, Any], now: datetime) -> dict[str, An
         }
         for hold in books.holds.values()
     ]
-    return {"holds": holds, "audit": books.audit(), "hits": dict(core.faults.hits)}
+    notices = [
+        {"syssn": each.syssn, "attempt": each.attempt, "status": each.status, "fault": each.fault}
+        for each in core.courier.deliveries
+    ]
+    return {"holds": holds, "audit": books.audit(), "hits": dict(core.faults.hits), "notifications": notices}
 
 
 def _movement(movement: Movement) -> dict[str, Any]:
@@ -76,10 +81,23 @@ def _settle(core: Core, fields: Mapping[str, Any], now: datetime) -> dict[str, A
     return {"pending": core.flush("pending", now), "late": core.flush("late", now)}
 
 
+def _portal(core: Core, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    amount = int(fields["amount"]) if "amount" in fields else None
+    movement = act(core.books, fields["action"], fields["syssn"], amount, now)
+    return {"syssn": movement.syssn, "amount": movement.amount}
+
+
+def _notify_url(core: Core, fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    core.config.notify_url = fields["url"] or None
+    return {"notify_url": core.config.notify_url}
+
+
 _ACTS: Mapping[tuple[str, str], Callable[[Core, Mapping[str, Any], datetime], dict[str, Any]]] = {
     ("POST", "/_sim/hold"): _hold,
     ("GET", "/_sim/books"): _books,
     ("POST", "/_sim/faults"): _add_fault,
     ("DELETE", "/_sim/faults"): _clear_faults,
     ("POST", "/_sim/settle"): _settle,
+    ("POST", "/_sim/portal"): _portal,
+    ("POST", "/_sim/notify_url"): _notify_url,
 }

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._books import Books, Hold, Movement
+    from ._books import Books
+    from ._records import Hold, Movement
 
 
 def violations(books: Books) -> list[str]:

@@ -6,101 +6,14 @@ An independent witness: it shares no code with the client, so that the two can d
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from hashlib import md5
 
 import attrs
 
 from ._config import GATEWAY_ZONE, Config
-
-DONE = "0000"
-PENDING = "1143"
-
-
-class Refusal(Exception):
-    """The gateway's "no". ``reason`` is a key of ``Config.codes``; ``text`` says what was wrong."""
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(f"{reason}: {text}")
-        self.reason = reason
-        self.text = text
-
-
-@attrs.frozen(kw_only=True)
-class Hold:
-    """A customer's held sum: ``amount`` in minor units, made ``at``, gone at ``expires_at``."""
-
-    syssn: str
-    amount: int
-    currency: str
-    out_trade_no: str
-    at: datetime
-    expires_at: datetime
-
-
-@attrs.frozen(kw_only=True)
-class Movement:
-    """One accepted capture, unfreeze or refund.
-
-    ``orig_syssn`` is the hold (capture, unfreeze) or the capture (refund); ``hold_syssn`` always the hold.
-    ``code`` is ``0000`` (executed, ``at`` says when), ``1143`` (pending) or the code of a late refusal.
-    ``portal`` marks what was done in the merchant portal and not through the API.
-    """
-
-    syssn: str
-    kind: str
-    orig_syssn: str
-    hold_syssn: str
-    amount: int
-    currency: str
-    out_trade_no: str
-    txdtm: str
-    accepted_at: datetime
-    code: str
-    at: datetime | None
-    portal: bool
-
-    @property
-    def executed(self) -> bool:
-        """Whether money moved."""
-        return self.code == DONE
-
-
-@attrs.frozen(kw_only=True)
-class Totals:
-    """One hold in minor units: what was executed so far, and what is pending."""
-
-    authorized: int
-    captured: int
-    unfrozen: int
-    refunded: int
-    pending: int
-
-
-@attrs.frozen(kw_only=True)
-class Intent:
-    """A payment intent which the customer has not yet confirmed in the browser."""
-
-    token: str
-    amount: int
-    currency: str
-    out_trade_no: str
-    at: datetime
-    expires_at: datetime
-
-
-@attrs.frozen(kw_only=True)
-class Write:
-    """What a caller asks for; ``amount`` in minor units, ``currency`` ``None`` when not said."""
-
-    syssn: str
-    amount: int
-    currency: str | None = None
-    out_trade_no: str = ""
-    txdtm: str = ""
-    portal: bool = False
-    pending: bool = False
+from ._records import DONE, PENDING, Hold, Intent, Movement, Record, Refusal, Totals, Write
 
 
 class Books:
@@ -121,6 +34,10 @@ class Books:
         self._closed_by: dict[str, str] = {}
         self._numbers: set[str] = set()
         self._last_refund: dict[str, datetime] = {}
+        #: Every syssn whose row no enquiry ever shows.
+        self.hidden: set[str] = set()
+        #: Told of every hold and of every movement at the moment it is executed.
+        self.on_executed: Callable[[Record, datetime], object] = lambda record, at: None
 
     # -- what happens ------------------------------------------------------------------------------------
 
@@ -138,6 +55,7 @@ class Books:
             expires_at=now + self.config.capture_window,
         )
         self.holds[syssn] = hold
+        self.on_executed(hold, now)
         return hold
 
     def intend(self, amount: int, currency: str, out_trade_no: str, now: datetime) -> Intent:
@@ -162,8 +80,8 @@ class Books:
     def capture(self, write: Write, now: datetime) -> Movement:
         """Take part or all of a hold (QFPay: "Capture"). Raises ``Refusal``."""
         hold = self._open_hold(write, now)
-        if self.config.enforce and write.amount > self._left(hold):
-            raise Refusal("over_capture", f"{write.amount} asked, {self._left(hold)} left")
+        if self.config.enforce and write.amount > self.left(hold.syssn):
+            raise Refusal("over_capture", f"{write.amount} asked, {self.left(hold.syssn)} left")
         self._use_number(write.out_trade_no)
         return self._enter("capture", hold, hold.syssn, write, now)
 
@@ -172,7 +90,7 @@ class Books:
         hold = self._open_hold(write, now, closed="already_unfrozen")
         if not write.portal and write.out_trade_no != hold.out_trade_no:
             raise Refusal("mismatch", "out_trade_no is not the pre-authorization's")
-        left = self._left(hold)
+        left = self.left(hold.syssn)
         short = write.amount < left and not self.config.partial_unfreeze
         if self.config.enforce and (write.amount > left or short):
             raise Refusal("unfreeze_amount", f"{write.amount} asked, {left} left")
@@ -197,13 +115,13 @@ class Books:
         before = self.movements[syssn]
         if before.code != PENDING:
             raise ValueError(f"{syssn} is not pending but {before.code}")
+        after = attrs.evolve(before, code=code, at=now if code == DONE else None)
+        self.movements[syssn] = after
         if code == DONE:
-            self._journal.append(syssn)
+            self._execute(after, now)
         else:
             self._claimed[before.orig_syssn] -= before.amount
             self._reopen(before)
-        after = attrs.evolve(before, code=code, at=now if code == DONE else None)
-        self.movements[syssn] = after
         return after
 
     # -- what auditors read ------------------------------------------------------------------------------
@@ -242,6 +160,18 @@ class Books:
             if each.executed and each.kind == "refund" and each.orig_syssn == capture_syssn
         )
 
+    def left(self, syssn: str) -> int:
+        """Minor units of a hold or capture that nothing, executed or pending, has claimed. Raises ``KeyError``."""
+        record = self.holds.get(syssn) or self.movements[syssn]
+        return record.amount - self._claimed[syssn]
+
+    def number_shown(self, record: Record) -> str:
+        """The ``out_trade_no`` that rows and notifications carry (``Config.shown_numbers``)."""
+        way = "own" if isinstance(record, Hold) else self.config.shown_numbers.get(record.kind, "own")
+        if isinstance(record, Hold) or way == "own":
+            return record.out_trade_no
+        return self.holds[record.hold_syssn].out_trade_no if way == "hold" else ""
+
     def audit(self) -> list[str]:
         """Every broken rule in words, found by a fold of its own; empty when the books are sound."""
         from ._audit import violations
@@ -264,13 +194,10 @@ class Books:
             raise Refusal("hold_expired", f"{hold.syssn} expired")
         return hold
 
-    def _left(self, hold: Hold) -> int:
-        return hold.amount - self._claimed[hold.syssn]
-
     def _check_refund(self, capture: Movement, write: Write, now: datetime) -> None:
         if write.currency not in (None, capture.currency):
             raise Refusal("mismatch", f"the capture is in {capture.currency}")
-        left = capture.amount - self._claimed[capture.syssn]
+        left = self.left(capture.syssn)
         if self.config.enforce and write.amount > left:
             raise Refusal("over_refund", f"{write.amount} asked, {left} left")
         same_day = _day(capture.at or now) == _day(now)
@@ -306,8 +233,12 @@ class Books:
         self._of_hold[hold.syssn].append(movement.syssn)
         self._claimed[orig] += movement.amount
         if movement.executed:
-            self._journal.append(movement.syssn)
+            self._execute(movement, now)
         return movement
+
+    def _execute(self, movement: Movement, now: datetime) -> None:
+        self._journal.append(movement.syssn)
+        self.on_executed(movement, now)
 
     def _reopen(self, movement: Movement) -> None:
         if self._closed_by.get(movement.hold_syssn) == movement.syssn:

@@ -6,7 +6,7 @@ the value is a setting, so that a client can be tried against every reading.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta, timezone
 from types import MappingProxyType
 
@@ -42,9 +42,22 @@ REFUSAL_CODES: Mapping[str, str] = MappingProxyType(
 
 #: Which ``order_type`` a query row carries. ``hold`` and ``refund`` are documented; the other two are not,
 #: and borrow the words of the notifications.
-ORDER_TYPES: Mapping[str, str] = MappingProxyType(
+ORDER_TYPES: Mapping[str, str | None] = MappingProxyType(
     {"hold": "payment", "capture": "payment", "unfreeze": "unfreeze", "refund": "refund"}
 )
+
+#: Which ``notify_type`` a notification carries; that the freeze sends one at all is not documented.
+NOTIFY_TYPES: Mapping[str, str] = MappingProxyType(
+    {"hold": "payment", "capture": "payment", "unfreeze": "unfreeze", "refund": "refund"}
+)
+
+#: How long after each delivery that was not acknowledged the next one comes (QFPay: "Asynchronous notifications").
+REDELIVERY: tuple[timedelta, ...] = tuple(timedelta(minutes=each) for each in (2, 10, 10, 60, 120, 360, 900))
+
+
+def linked(setting: bool | Collection[str], kind: str) -> bool:
+    """Whether a movement names its original: a refund always, the others by a setting for all or by kind."""
+    return kind == "refund" or (setting if isinstance(setting, bool) else kind in setting)
 
 
 @attrs.define(kw_only=True)
@@ -66,8 +79,15 @@ class Config:
         codes: refusal reason -> ``respcd`` (see ``REFUSAL_CODES``).
     Enquiry ("Transaction enquiry"):
         query_lag: ``timedelta`` a new row stays invisible. ids_override_window: ids are looked up outside the
-        window too. order_types: kind -> word. link_rows: ``origssn`` on capture and unfreeze rows.
+        window too. order_types: kind -> word (``None``: no such field). link_rows: ``origssn`` on capture and
+        unfreeze rows: both, neither, or the kinds that have it. shown_numbers: kind -> which ``out_trade_no``
+        rows and notifications carry: its ``"own"`` (the default), the ``"hold"``'s, or ``"none"``.
         newest_first: order of rows. pay_type: the rows' ``pay_type``.
+    Notifications ("Asynchronous notifications"):
+        notify_url: where executed movements are POSTed, ``None`` for nowhere (what happens meanwhile is never
+        notified). notify_freeze: holds too. notify_types: kind -> word. link_notices: ``orig_syssn`` for captures
+        and unfreezes, as in link_rows. notify_delay: ``timedelta`` from the execution to the first delivery.
+        redelivery: the pauses between deliveries. notify_timeout_s: seconds that an answer may take.
     Limits ("Rate limit"):
         rate_limit: answer 429 above per_second or per_minute (sliding windows), off by default.
     Wire:
@@ -94,10 +114,19 @@ class Config:
 
     query_lag: timedelta = timedelta(0)
     ids_override_window: bool = False
-    order_types: dict[str, str] = attrs.field(factory=lambda: dict(ORDER_TYPES))
-    link_rows: bool = True
+    order_types: dict[str, str | None] = attrs.field(factory=lambda: dict(ORDER_TYPES))
+    link_rows: bool | Collection[str] = True
+    shown_numbers: dict[str, str] = attrs.field(factory=dict)
     newest_first: bool = True
     pay_type: str = "802801"
+
+    notify_url: str | None = None
+    notify_freeze: bool = False
+    notify_types: dict[str, str] = attrs.field(factory=lambda: dict(NOTIFY_TYPES))
+    link_notices: bool | Collection[str] = True
+    notify_delay: timedelta = timedelta(0)
+    redelivery: tuple[timedelta, ...] = REDELIVERY
+    notify_timeout_s: float = 5.0
 
     rate_limit: bool = False
     per_second: int = 100

@@ -13,11 +13,14 @@ from datetime import datetime, timedelta
 
 import attrs
 
-from ._books import Books, Movement, Refusal
+from ._books import Books
 from ._config import Config
+from ._courier import Courier
 from ._faults import Faults
+from ._notice import notification
 from ._plan import Answer, Plan, Reply, Request, Wire
 from ._protocol import OPERATIONS, check, parse_form, perform, refuse, sign_body, signature_ok
+from ._records import Hold, Movement, Record, Refusal
 
 JSON_TYPE = ("Content-Type", "application/json;charset=utf-8")
 TEXT_TYPE = ("Content-Type", "text/plain;charset=utf-8")
@@ -33,13 +36,16 @@ class _Task:
 class Core:
     """Books, faults and protocol together; ``handle`` is its only way in from the wire.
 
-    Attributes: ``config``, ``books``, ``faults`` (replaceable), ``requests`` (every one received).
+    Attributes: ``config``, ``books``, ``faults`` (replaceable), ``requests`` (every one received), ``courier``
+    (the notifications that are to be delivered, and those that were).
     """
 
     def __init__(self, config: Config | None = None, faults: Faults | None = None) -> None:
         self.config = config or Config()
         self.books = Books(self.config)
+        self.books.on_executed = self._notify
         self.faults = faults or Faults()
+        self.courier = Courier()
         self.requests: list[Request] = []
         self.waiting_swap: tuple[int, Answer] | None = None
         self._tickets = 0
@@ -113,6 +119,14 @@ class Core:
             moments.append(now)
         return False
 
+    def _notify(self, record: Record, at: datetime) -> None:
+        """Only what is executed is notified, and only where there is somewhere to send it (QFPay: "Asynchronous
+        notifications")."""
+        wanted = self.config.notify_freeze or not isinstance(record, Hold)
+        if self.config.notify_url is not None and wanted:
+            body, headers = notification(self.books, record.syssn, {})
+            self.courier.add(record, body, headers, at + self.config.notify_delay)
+
     def _decide(self, call: Call) -> Plan:
         if not call.operation:
             return Plan(answer=plain(404, "no such endpoint"))
@@ -125,6 +139,7 @@ class Core:
             return Plan(answer=self.encode(call.perform()), executed=call.executed)
         from ._spoil import spoil
 
+        call.hide = rule.hidden or rule.kind == "hidden"
         return attrs.evolve(spoil(call, rule), fault=rule.kind, executed=call.executed)
 
 
@@ -142,6 +157,8 @@ class Call:
         self.operation = OPERATIONS.get(path, "")
         self.executed: str | None = None
         self.moved: Movement | None = None
+        #: Whether the row of what it moves is hidden from every enquiry.
+        self.hide = False
         self.params: dict[str, str] = {}
         self._unreadable: Refusal | None = None
         try:
@@ -160,6 +177,8 @@ class Call:
         except Refusal as refusal:
             return refuse(self.core.config, refusal)
         self.moved = moved
+        if self.hide and moved is not None:
+            self.core.books.hidden.add(moved.syssn)
         # An execution after the answer is not this plan's.
         self.executed = moved.syssn if moved is not None and moved.executed and at is None else None
         return reply

@@ -1,4 +1,7 @@
-"""Which requests go wrong, and how: by rule or by seed. What each kind does is in ``KINDS``."""
+"""Which requests and notifications go wrong, and how: by rule or by seed.
+
+What each kind does is in ``KINDS`` and ``NOTICE_KINDS``.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,24 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "late": "HTTP `status` now (0: closed), executed after `seconds` or at run_late()",
         "late_hang": "never answered, executed after `seconds` or at run_late()",
         "delay": "executed at once, answered after `seconds`",
+        "hidden": "executed and rightly answered, but no enquiry ever shows its row",
+        "shifted": "answered, then `count` foreign holds appear: the next page of an enquiry is shifted",
+    }
+)
+
+#: The same for notifications, at each delivery. All but ``notice_repeated`` and ``notice_reordered`` leave the
+#: notification unacknowledged, whatever the endpoint answers: the schedule goes on.
+NOTICE_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "notice_lost": "not posted",
+        "notice_unheard": "posted, the answer is not heard",
+        "notice_repeated": "posted `count` times more, whatever is answered",
+        "notice_reordered": "posted after all others that are due, or after `seconds`",
+        "notice_wrong_key": "posted with `changes`, signed with another key",
+        "notice_altered": "posted with `changes` (another amount, if none) and the old signature",
+        "notice_reserialised": "posted with the same fields in other bytes and the old signature",
+        "notice_unsigned": "posted without signature",
+        "notice_oversize": "posted rightly signed, padded with blanks to `size` bytes (5 MB)",
     }
 )
 
@@ -54,6 +75,7 @@ QUICK_KINDS: tuple[str, ...] = (
     "late",
 )
 
+_SIZE_DEFAULTS: Mapping[str, int] = {"huge": 1_048_576, "notice_oversize": 5_000_000}
 _STATUS_DEFAULTS: Mapping[str, int] = {"redirect": 307, "late": 504}
 _RANDOM_STATUSES = (404, 500, 502, 503, 504)
 _RANDOM_CODES = ("1104", "1204", "1205", "1252", "1254", "1265", "1297")
@@ -65,8 +87,10 @@ class Rule:
 
     When: ``operation`` (``capture`` … or a path; ``None``: any), ``syssn``, ``amount`` (minor units) and
     ``out_trade_no`` as sent; the first ``after`` matches go well, the next ``times`` (``None``: all) do not.
+    A notification is matched by the request that it is about (the freeze's: operation ``hold``).
     How: the other fields, used by the kinds whose ``KINDS`` entry names them. ``seconds`` ``None`` means: not
-    by time (``pending``, ``late``) or 0.
+    by time (``pending``, ``late``) or 0. ``hidden``, with any kind: no enquiry ever shows the row of what is
+    executed, now or late.
     Raises ``ValueError`` for an unknown kind.
     """
 
@@ -87,15 +111,27 @@ class Rule:
     location: str = "http://127.0.0.1:9/"
     keep: int | None = None
     text: str = "<html><body>Bad Gateway</body></html>"
-    size: int = 1_048_576
+    size: int | None = None
+    count: int = 1
+    hidden: bool = False
     pieces: int = 8
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     rows: bool = False
 
     @kind.validator
     def _known(self, _: object, value: str) -> None:
-        if value not in KINDS:
-            raise ValueError(f"unknown kind of fault {value!r}; known: {', '.join(KINDS)}")
+        if value not in KINDS and value not in NOTICE_KINDS:
+            raise ValueError(f"unknown kind of fault {value!r}; known: {', '.join((*KINDS, *NOTICE_KINDS))}")
+
+    @property
+    def of_notices(self) -> bool:
+        """Whether it strikes notifications, not requests."""
+        return self.kind in NOTICE_KINDS
+
+    @property
+    def padded_size(self) -> int:
+        """``size``, or what is usual for the kind."""
+        return _SIZE_DEFAULTS.get(self.kind, 0) if self.size is None else self.size
 
     @property
     def http_status(self) -> int:
@@ -126,6 +162,8 @@ class Faults:
     def random(cls, seed: int, rate: float, kinds: Iterable[str] = QUICK_KINDS, **how: Any) -> Faults:
         """Faults on a share ``rate`` (0 to 1) of all requests; the same seed and requests, the same faults.
 
+        With ``NOTICE_KINDS`` among ``kinds``, on the same share of all deliveries of notifications.
+
         ``how`` are fields of ``Rule`` for every fault (``operation="capture"``, ``seconds=0.1`` …). Statuses
         and codes are drawn too unless given. Raises ``ValueError`` for an unknown kind or rate.
         """
@@ -146,17 +184,24 @@ class Faults:
 
     def pick(self, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
         """The rule that strikes this request, if any; counts it."""
-        rule = self._by_rule(operation, path, params)
+        return self._pick(False, operation, path, params)
+
+    def pick_notice(self, operation: str, params: Mapping[str, str]) -> Rule | None:
+        """The rule that strikes this delivery of a notification, if any; counts it."""
+        return self._pick(True, operation, "", params)
+
+    def _pick(self, notices: bool, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
+        rule = self._by_rule(notices, operation, path, params)
         if rule is None and self._random is not None:
-            rule = self._random.draw(operation, path, params)
+            rule = self._random.draw(notices, operation, path, params)
         if rule is not None:
             self.hits[rule.kind] += 1
         return rule
 
-    def _by_rule(self, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
+    def _by_rule(self, notices: bool, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
         for rule, seen in self._rules:
             spent = rule.times is not None and seen["struck"] >= rule.times
-            if spent or not rule.matches(operation, path, params):
+            if spent or rule.of_notices is not notices or not rule.matches(operation, path, params):
                 continue
             seen["matched"] += 1
             if seen["matched"] > rule.after:
@@ -169,20 +214,28 @@ class _Random:
     def __init__(self, seed: int, rate: float, kinds: tuple[str, ...], how: Mapping[str, Any]) -> None:
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must lie between 0 and 1, not {rate}")
-        self._dice = random.Random(seed)
         self._rate = rate
-        self._rules = [Rule(kind=kind, **how) for kind in kinds]
+        rules = [Rule(kind=kind, **how) for kind in kinds]
+        # Dice of their own, so that the requests' faults do not depend on when notifications are delivered.
+        self._tables = {
+            notices: (
+                random.Random(f"notices {seed}" if notices else seed),
+                [r for r in rules if r.of_notices is notices],
+            )
+            for notices in (False, True)
+        }
         self._fixed = frozenset(how)
 
-    def draw(self, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
-        if not self._rules or self._dice.random() >= self._rate:
+    def draw(self, notices: bool, operation: str, path: str, params: Mapping[str, str]) -> Rule | None:
+        dice, rules = self._tables[notices]
+        if not rules or dice.random() >= self._rate:
             return None
-        rule = self._dice.choice(self._rules)
+        rule = dice.choice(rules)
         if not rule.matches(operation, path, params):
             return None
         changes: dict[str, Any] = {}
         if rule.kind.startswith("status_") and "status" not in self._fixed:
-            changes["status"] = self._dice.choice(_RANDOM_STATUSES)
+            changes["status"] = dice.choice(_RANDOM_STATUSES)
         if rule.kind == "respcd" and "code" not in self._fixed:
-            changes["code"] = self._dice.choice(_RANDOM_CODES)
+            changes["code"] = dice.choice(_RANDOM_CODES)
         return attrs.evolve(rule, **changes)

@@ -13,6 +13,11 @@ import attrs
 Reply = dict[str, Any]
 
 
+def changed(reply: Reply, changes: Mapping[str, Any]) -> Reply:
+    """``reply`` with ``changes``; a value of ``None`` removes the field."""
+    return {name: value for name, value in {**reply, **changes}.items() if changes.get(name, "") is not None}
+
+
 class Wire(Enum):
     """How a request ends on its connection."""
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
-from ._books import DONE, PENDING, Books, Movement, Refusal, Write
+from ._books import Books
 from ._config import GATEWAY_ZONE, Config
 from ._plan import Reply
 from ._query import enquire
+from ._records import DONE, PENDING, Movement, Refusal, Write
 
 #: Path -> operation (QFPay: "Pre-authorization", "Transaction enquiry").
 OPERATIONS: Mapping[str, str] = {

@@ -8,15 +8,14 @@ from itertools import islice
 
 import attrs
 
-from ._books import DONE, PENDING, Books, Hold, Movement, Refusal
-from ._config import GATEWAY_ZONE
+from ._books import Books
+from ._config import GATEWAY_ZONE, linked
 from ._plan import Reply
+from ._records import DONE, PENDING, Hold, Movement, Record, Refusal
 
 _TIME = "%Y-%m-%d %H:%M:%S"
 _PAGE_SIZE = 10
 _PAGE_SIZE_MAX = 100
-
-Record = Hold | Movement
 
 
 @attrs.frozen
@@ -114,9 +113,10 @@ def _shown(books: Books, record: Record, question: _Question, now: datetime) -> 
     born = _born(record)
     by_id = bool(question.syssn or question.out_trade_no) and books.config.ids_override_window
     return (
-        (by_id or question.start <= born <= question.end)
+        record.syssn not in books.hidden
+        and (by_id or question.start <= born <= question.end)
         and now - born >= books.config.query_lag
-        and (not question.out_trade_no or record.out_trade_no in question.out_trade_no)
+        and (not question.out_trade_no or books.number_shown(record) in question.out_trade_no)
         and (not question.pay_type or books.config.pay_type in question.pay_type)
         and (not question.respcd or _code(record) == question.respcd)
     )
@@ -135,19 +135,21 @@ def _row(books: Books, record: Record, now: datetime) -> Reply:
     code = _code(record)
     row: Reply = {
         "syssn": record.syssn,
-        "out_trade_no": record.out_trade_no,
+        "out_trade_no": books.number_shown(record),
         "txamt": str(record.amount),
         "txcurrcd": record.currency,
         "respcd": code,
         "errmsg": {DONE: "交易成功", PENDING: "处理中"}.get(code, "交易失败"),
         "pay_type": books.config.pay_type,
-        "order_type": books.config.order_types[_kind(record)],
         "txdtm": (record.txdtm if isinstance(record, Movement) else "") or local,
         "sysdtm": local,
         "paydtm": local if code == DONE else "",
         "cancel": _cancel(books, record, now),
     }
-    if isinstance(record, Movement) and (books.config.link_rows or record.kind == "refund"):
+    word = books.config.order_types[_kind(record)]
+    if word is not None:
+        row["order_type"] = word
+    if isinstance(record, Movement) and linked(books.config.link_rows, record.kind):
         row["origssn"] = record.orig_syssn
     empty = ("chnlsn", "chnlsn2", "cardcd", "userid", "clisn", "cash_fee", "cash_fee_type")
     return row | dict.fromkeys(empty, "")

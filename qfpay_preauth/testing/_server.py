@@ -1,7 +1,7 @@
-"""Carries plans out on real sockets.
+"""Carries plans out on real sockets, with HTTP/1.1 by hand.
 
-HTTP/1.1 by hand: a wire that must misbehave needs every byte in its grip, and a witness that shares no code
-with the client's HTTP library also notices that library's mistakes.
+A wire that must misbehave needs every byte in its grip, and a witness that shares no code with the client's HTTP
+library also notices that library's mistakes.
 """
 
 from __future__ import annotations
@@ -157,12 +157,7 @@ class Server:
             return False
         peer = writer.get_extra_info("peername")
         plan = self._core.handle(
-            received.method,
-            received.path,
-            received.headers,
-            received.body,
-            self._clock(),
-            f"{peer[0]}:{peer[1]}",
+            received.method, received.path, received.headers, received.body, self._clock(), f"{peer[0]}:{peer[1]}"
         )
         closing = received.headers.get("connection", "").lower() == "close"
         return await self._carry_out(plan, writer, closing) and not closing

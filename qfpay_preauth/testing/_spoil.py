@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
 
 import attrs
 
-from ._books import PENDING
 from ._core import Call, plain, silent
 from ._faults import Rule
-from ._plan import Answer, Plan, Reply, Wire
+from ._plan import Answer, Plan, Wire, changed
 from ._protocol import WRITES
+from ._records import PENDING
 
 
 def spoil(call: Call, rule: Rule) -> Plan:
@@ -81,7 +80,7 @@ def _garbled(call: Call, rule: Rule) -> Plan:
 
 def _huge(call: Call, rule: Rule) -> Plan:
     answer = _right(call)
-    return Plan(answer=attrs.evolve(answer, body=answer.body.ljust(rule.size)))
+    return Plan(answer=attrs.evolve(answer, body=answer.body.ljust(rule.padded_size)))
 
 
 def _slow(call: Call, rule: Rule) -> Plan:
@@ -105,15 +104,10 @@ def _swapped(call: Call, rule: Rule) -> Plan:
 def _altered(call: Call, rule: Rule) -> Plan:
     reply = call.perform()
     if rule.rows:
-        reply["data"] = [_changed(row, rule.changes) for row in reply.get("data", [])]
+        reply["data"] = [changed(row, rule.changes) for row in reply.get("data", [])]
     else:
-        reply = _changed(reply, rule.changes)
+        reply = changed(reply, rule.changes)
     return Plan(answer=call.core.encode(reply))
-
-
-def _changed(reply: Reply, changes: Mapping[str, Any]) -> Reply:
-    removed = {name for name, value in changes.items() if value is None}
-    return {name: value for name, value in {**reply, **changes}.items() if name not in removed}
 
 
 def _missigned(call: Call, rule: Rule) -> Plan:
@@ -142,6 +136,17 @@ def _delay(call: Call, rule: Rule) -> Plan:
     return Plan(answer=_right(call), delay_s=rule.seconds or 0.0)
 
 
+def _hidden(call: Call, rule: Rule) -> Plan:
+    return Plan(answer=_right(call))
+
+
+def _shifted(call: Call, rule: Rule) -> Plan:
+    answer = _right(call)
+    for _ in range(rule.count):
+        call.core.books.hold(1, "HKD", call.now)
+    return Plan(answer=answer)
+
+
 _SPOILERS: Mapping[str, Callable[[Call, Rule], Plan]] = {
     "drop_before": _before(Wire.CLOSE),
     "drop_after": _after(Wire.CLOSE),
@@ -165,4 +170,6 @@ _SPOILERS: Mapping[str, Callable[[Call, Rule], Plan]] = {
     "late": _late,
     "late_hang": _late_hang,
     "delay": _delay,
+    "hidden": _hidden,
+    "shifted": _shifted,
 }

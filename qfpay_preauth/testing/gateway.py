@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from ._books import Books, Hold, Movement, Write
+from ._books import Books
 from ._config import Config
 from ._core import Core
+from ._courier import Delivery, Round
 from ._faults import Faults
 from ._notice import notification
 from ._plan import Request
+from ._portal import act
+from ._records import Hold
 from ._server import Server
+
+_GLANCE_S = 0.02
 
 
 class Gateway:
@@ -23,7 +29,8 @@ class Gateway:
         config: account and behaviour; ``Config()`` if ``None``. Changeable while running.
         host, port: where to listen; port 0 takes a free one.
         faults: what goes wrong; nothing if ``None``. Replaceable while running.
-        clock: gives the gateway's time (aware ``datetime``); the machine's if ``None``.
+        clock: gives the gateway's time (aware ``datetime``); the machine's if ``None``. See ``ManualClock``.
+        auto_notify: post notifications in the background as soon as they are due; else by ``deliver_due()``.
 
     Raises on entry: ``OSError`` if the port is taken.
 
@@ -45,20 +52,31 @@ class Gateway:
         port: int = 0,
         faults: Faults | None = None,
         clock: Callable[[], datetime] | None = None,
+        auto_notify: bool = False,
     ) -> None:
         self.core = Core(config, faults)
         self._clock = clock or _machine_clock
         self._where = (host, port)
+        self._auto_notify = auto_notify
+        self._background: asyncio.Task[None] | None = None
         self.server = Server(self.core, self._clock)
 
     async def __aenter__(self) -> Self:
         await self.server.start(*self._where)
+        if self._auto_notify:
+            self._background = asyncio.create_task(self._keep_delivering())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            background.cancel()
+            await asyncio.wait([background])
         await self.server.stop()
+        if background is not None and not background.cancelled():
+            background.result()
 
     # -- the account -------------------------------------------------------------------------------------
 
@@ -137,18 +155,15 @@ class Gateway:
 
     def portal_capture(self, syssn: str, amount: int) -> str:
         """Capture in the merchant portal; the capture's syssn. Raises ``Refusal``."""
-        return self._portal(self.books.capture, syssn, amount)
+        return self._portal("capture", syssn, amount)
 
     def portal_unfreeze(self, syssn: str, amount: int | None = None) -> str:
         """Unfreeze (the rest, if no amount is given) in the portal; its syssn. Raises ``Refusal``."""
-        if amount is None:
-            totals = self.books.totals(syssn)
-            amount = totals.authorized - totals.captured - totals.unfrozen - totals.pending
-        return self._portal(self.books.unfreeze, syssn, amount)
+        return self._portal("unfreeze", syssn, amount)
 
     def portal_refund(self, capture_syssn: str, amount: int) -> str:
         """Refund a capture in the portal; the refund's syssn. Raises ``Refusal``."""
-        return self._portal(self.books.refund, capture_syssn, amount)
+        return self._portal("refund", capture_syssn, amount)
 
     def notification(self, syssn: str, **changes: str | None) -> tuple[bytes, dict[str, str]]:
         """Body and headers of the notification about a hold or an executed movement, rightly signed.
@@ -156,6 +171,43 @@ class Gateway:
         ``changes`` are fields to set (``None`` removes). Raises ``KeyError`` if the syssn is unknown.
         """
         return notification(self.books, syssn, changes)
+
+    # -- notifications -----------------------------------------------------------------------------------
+
+    @property
+    def notify_url(self) -> str | None:
+        """Where executed movements are notified, ``None`` for nowhere (the default)."""
+        return self.config.notify_url
+
+    @notify_url.setter
+    def notify_url(self, value: str | None) -> None:
+        self.config.notify_url = value
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Every notification posted (or lost) so far, in order."""
+        return self.core.courier.deliveries
+
+    @property
+    def next_delivery(self) -> datetime | None:
+        """When the next notification is due: on a ``ManualClock``, ``set`` it and call ``deliver_due``."""
+        self.core.advance(self.now())
+        return self.core.courier.next_due
+
+    async def deliver_due(self) -> Round:
+        """Post every notification that is due by the gateway's clock, one after the other.
+
+        What is not answered with HTTP 200 and ``SUCCESS`` is due again 2 min, 10 min, 10 min, 60 min, 2 h, 6 h and
+        15 h after the delivery before; then never. Raises nothing for an endpoint, however it behaves.
+        """
+        from ._postman import deliver
+
+        return await deliver(self.core, self._clock)
+
+    async def _keep_delivering(self) -> None:
+        while True:
+            await self.deliver_due()
+            await asyncio.sleep(_GLANCE_S)
 
     # -- faults in progress ------------------------------------------------------------------------------
 
@@ -190,8 +242,8 @@ class Gateway:
     def _hold(self, amount: int, currency: str, out_trade_no: str | None) -> Hold:
         return self.books.hold(amount, currency, self.now(), out_trade_no)
 
-    def _portal(self, move: Callable[[Write, datetime], Movement], syssn: str, amount: int) -> str:
-        return move(Write(syssn=syssn, amount=amount, portal=True), self.now()).syssn
+    def _portal(self, action: str, syssn: str, amount: int | None) -> str:
+        return act(self.books, action, syssn, amount, self.now()).syssn
 
 
 def _machine_clock() -> datetime:

@@ -18,12 +18,13 @@ async def serve(
 ) -> None:
     """Serve until cancelled; ``write`` gets the address, the credentials and the admin calls, line by line.
 
-    Anybody who reaches the port can order holds and faults, so keep it on a local address.
+    Notifications are delivered as soon as they are due, once a ``notify_url`` is given.
+    Anybody who reaches the port can order holds, faults and notifications, so keep it on a local address.
     Raises ``OSError`` if the port is taken.
     """
     config = config or Config()
     config.admin = True
-    async with Gateway(config, host=host, port=port) as gateway:
+    async with Gateway(config, host=host, port=port, auto_notify=True) as gateway:
         for line in _greeting(gateway):
             write(line)
         await asyncio.Event().wait()
@@ -40,5 +41,7 @@ def _greeting(gateway: Gateway) -> list[str]:
         f"curl {url}/_sim/books",
         f'curl -d \'{{"kind": "drop_after", "operation": "capture"}}\' {url}/_sim/faults',
         f"curl -X DELETE {url}/_sim/faults",
+        f"curl -d action=capture -d syssn=SYSSN -d amount=20000 {url}/_sim/portal",
+        f"curl -d url=http://127.0.0.1:8080/qfpay {url}/_sim/notify_url",
         f"curl -X POST {url}/_sim/settle",
     ]

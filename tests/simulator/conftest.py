@@ -10,7 +10,7 @@ import pytest
 
 from qfpay_preauth.testing import Gateway
 
-from .kit import Merchant
+from .kit import Endpoint, Merchant
 
 
 class Clock:
@@ -41,3 +41,9 @@ async def gateway(clock: Clock) -> AsyncIterator[Gateway]:
 async def merchant(gateway: Gateway) -> AsyncIterator[Merchant]:
     async with aiohttp.ClientSession() as session:
         yield Merchant(gateway, session)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as listening:
+        yield listening

@@ -1,11 +1,15 @@
-"""A merchant in a few lines: signs and posts with plain aiohttp, sharing no code with simulator or client."""
+"""A merchant in a few lines, sharing no code with simulator or client: requests out, notifications in."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from typing import Any
+import json
+from types import TracebackType
+from typing import Any, Self
 
 import aiohttp
+from aiohttp import web
 
 from qfpay_preauth.testing import Gateway
 
@@ -69,3 +73,53 @@ class Merchant:
         answer = await self.ask("query", **params)
         assert answer["respcd"] == "0000", answer
         return list(answer["data"])
+
+
+class Endpoint:
+    """The merchant's address for notifications: keeps what comes and answers ``answers`` in turn, then SUCCESS."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.answers: list[tuple[int, str]] = []
+        self.opened: asyncio.Event | None = None  # if there is one, answers wait for it
+        self.url = ""
+        self._unread: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        app = web.Application(client_max_size=8_000_000)
+        app.router.add_post("/qfpay", self._take)
+        self._runner = web.AppRunner(app)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/qfpay"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        """Every body that came, decoded."""
+        return [json.loads(body) for body in self.bodies]
+
+    async def next(self) -> dict[str, Any]:
+        """The next notification that nobody has waited for yet."""
+        return await asyncio.wait_for(self._unread.get(), 10)
+
+    def genuine(self, key: str) -> list[bool]:
+        """Of each body, whether it is signed with this key as QFPay signs."""
+        digests = [hashlib.md5(body + key.encode()).hexdigest().upper() for body in self.bodies]
+        return [head.get("X-QF-SIGN") == digest for head, digest in zip(self.headers, digests, strict=True)]
+
+    async def _take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.bodies.append(body)
+        self.headers.append(dict(request.headers))
+        self._unread.put_nowait(json.loads(body))
+        if self.opened is not None:
+            await self.opened.wait()
+        status, text = self.answers.pop(0) if self.answers else (200, "SUCCESS")
+        return web.Response(status=status, text=text, headers={"Location": "/elsewhere"} if status == 302 else {})

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from typing import Any
 
 import aiohttp
 import pytest
 
-from qfpay_preauth.testing import KINDS, QUICK_KINDS, Faults, Gateway, Rule
+from qfpay_preauth.testing import KINDS, NOTICE_KINDS, Gateway
 from qfpay_preauth.testing._protocol import sign_body
 
-from .conftest import Clock
 from .kit import Merchant
 
 
@@ -100,67 +98,6 @@ async def test_any_respcd(gateway: Gateway, merchant: Merchant, executed: bool) 
     answer = await merchant.capture(syssn, 100)
     assert (answer["respcd"], "syssn" in answer) == ("1298", executed)
     assert _done(gateway, syssn) == executed
-
-
-async def test_pending_until_settled(gateway: Gateway, merchant: Merchant) -> None:
-    """1143 with a syssn, a pending row, the money claimed but not taken; then executed."""
-    syssn = gateway.hold(1_000)
-    gateway.faults.add("pending")
-    answer = await merchant.capture(syssn, 800)
-    assert answer["respcd"] == "1143"
-    row = (await merchant.rows(syssn=answer["syssn"]))[0]
-    assert (row["respcd"], row["paydtm"]) == ("1143", "")
-    totals = gateway.books.totals(syssn)
-    assert (totals.captured, totals.pending) == (0, 800)
-    assert (await merchant.capture(syssn, 300))["respcd"] == "1266"
-    assert (await merchant.refund(answer["syssn"], 1))["respcd"] == "1261"
-    assert gateway.settle_pending() == 1
-    assert gateway.books.executions()[0].syssn == answer["syssn"]
-    assert (await merchant.rows(syssn=answer["syssn"]))[0]["respcd"] == "0000"
-    assert gateway.settle_pending() == 0
-
-
-@pytest.mark.parametrize("operation", ["capture", "unfreeze", "refund"])
-async def test_pending_then_refused(gateway: Gateway, merchant: Merchant, operation: str) -> None:
-    """A refusal in the end gives the claim back and shows in the row; the same can then be done again."""
-    syssn = gateway.hold(1_000)
-    capture = (await merchant.capture(syssn, 400))["syssn"]
-    ask: dict[str, Any] = {
-        "capture": lambda: merchant.capture(syssn, 600),
-        "unfreeze": lambda: merchant.unfreeze(syssn, 600),
-        "refund": lambda: merchant.refund(capture, 400, f"R{len(gateway.requests)}"),
-    }
-    gateway.faults.add("pending", operation=operation, then="1205")
-    pending = (await ask[operation]())["syssn"]
-    assert (await ask[operation]())["respcd"] != "0000"
-    gateway.settle_pending()
-    assert len(gateway.books.executions()) == 1
-    assert (await merchant.rows(syssn=pending))[0]["respcd"] == "1205"
-    assert (await ask[operation]())["respcd"] == "0000"
-    assert gateway.books.audit() == []
-
-
-async def test_pending_settles_by_time(gateway: Gateway, merchant: Merchant, clock: Clock) -> None:
-    """After its seconds it is executed by itself, at the moment it was due."""
-    syssn = gateway.hold(1_000)
-    gateway.faults.add("pending", seconds=5)
-    await merchant.capture(syssn, 100)
-    due = clock.now.timestamp() + 5
-    clock.move(seconds=4.9)
-    assert _done(gateway, syssn) == 0
-    clock.move(seconds=60)
-    assert _done(gateway, syssn) == 1
-    at = gateway.books.executions()[0].at
-    assert at is not None
-    assert at.timestamp() == due
-
-
-async def test_pending_refuses_what_is_wrong(gateway: Gateway, merchant: Merchant) -> None:
-    """A request that breaks a rule is refused at once; an enquiry can be pending too."""
-    gateway.faults.add("pending", times=2)
-    assert (await merchant.capture(gateway.hold(100), 101))["respcd"] == "1266"
-    assert await merchant.code("query") == "1143"
-    assert gateway.settle_pending() == 0
 
 
 @pytest.mark.parametrize("keep", [0, 5, None, 10**6])
@@ -275,113 +212,10 @@ async def test_missigned(gateway: Gateway, merchant: Merchant) -> None:
     assert len(gateway.books.executions()) == 1
 
 
-@pytest.mark.parametrize("status", [None, 502, 0])
-async def test_late(gateway: Gateway, merchant: Merchant, clock: Clock, status: int | None) -> None:
-    """An error now, the execution later: by time or on demand, under the rules of that moment."""
-    syssn = gateway.hold(1_000)
-    gateway.faults.add("late", status=status, amount=100)
-    gateway.faults.add("late", status=status, amount=200, seconds=30)
-    for amount in (100, 200):
-        try:
-            async with merchant.post("capture", syssn=syssn, txamt=str(amount)) as answer:
-                assert answer.status == (status or 504)
-        except aiohttp.ServerDisconnectedError:
-            assert status == 0
-    assert gateway.books.executions() == ()
-    assert gateway.run_late() == 2
-    assert [each.amount for each in gateway.books.executions()] == [100, 200]
-    gateway.faults.add("late", seconds=30, status=503)
-    async with merchant.post("capture", syssn=syssn, txamt="701"):
-        clock.move(seconds=31)
-    assert len(gateway.books.executions()) == 2
-
-
-async def test_late_by_time(gateway: Gateway, merchant: Merchant, clock: Clock) -> None:
-    """When its time has come it is executed, whoever looks next."""
-    syssn = gateway.hold(1_000)
-    gateway.faults.add("late", seconds=30)
-    await _status(merchant, syssn)
-    clock.move(seconds=29)
-    assert _done(gateway, syssn) == 0
-    clock.move(seconds=1)
-    assert _done(gateway, syssn) == 1
-    assert gateway.run_late() == 0
-
-
-async def test_rules_choose_their_requests(gateway: Gateway, merchant: Merchant) -> None:
-    """By operation, syssn, amount and number; after some, for so many; the first rule that fits wins."""
-    one, two = gateway.hold(1_000), gateway.hold(1_000)
-    gateway.faults.add("respcd", operation="capture", syssn=two, amount=7, after=1, times=2, code="1145")
-    gateway.faults.add("respcd", operation="refund", out_trade_no="R9", times=None, code="1204")
-    seen = [(await merchant.capture(two, 7))["respcd"] for _ in range(4)]
-    assert seen == ["0000", "1145", "1145", "0000"]
-    assert (await merchant.capture(one, 7))["respcd"] == "0000"
-    assert (await merchant.capture(two, 8))["respcd"] == "0000"
-    capture = gateway.books.executions()[0].syssn
-    assert [(await merchant.refund(capture, 1, f"R{n}"))["respcd"] for n in (8, 9, 9)] == [
-        "0000",
-        "1204",
-        "1204",
-    ]
-    gateway.faults.clear()
-    assert (await merchant.refund(capture, 1, "R9"))["respcd"] == "0000"
-    assert gateway.faults.hits["respcd"] == 4
-
-
-def _drawn(seed: int, rate: float = 0.5, **how: Any) -> list[Rule | None]:
-    faults = Faults.random(seed, rate, **how)
-    return [faults.pick("capture", "/trade/v1/authtrade", {}) for _ in range(400)]
-
-
-def test_the_same_seed_gives_the_same_faults() -> None:
-    """Reproducible by seed; the rate is about kept; every quick kind comes up."""
-    assert _drawn(7) == _drawn(7)
-    assert _drawn(7) != _drawn(8)
-    struck = [rule for rule in _drawn(7) if rule is not None]
-    assert 150 < len(struck) < 250
-    assert {rule.kind for rule in struck} == set(QUICK_KINDS)
-    assert {rule.http_status for rule in struck if rule.kind == "status_after"} > {500, 502}
-    assert {rule.code for rule in struck if rule.kind == "respcd"} > {"1205", "1265"}
-
-
-def test_random_faults_can_be_narrowed() -> None:
-    """By kinds, by operation and by every field of a rule; rate 0 is none, rate 1 is all."""
-    assert {rule.kind for rule in _drawn(7, 1.0, kinds=["cut"]) if rule} == {"cut"}
-    assert not any(_drawn(7, 1.0, operation="refund"))
-    assert not any(_drawn(7, 0.0))
-    assert all(_drawn(7, 1.0))
-    fixed = [rule for rule in _drawn(7, 1.0, kinds=["status_after"], status=418) if rule]
-    assert {rule.status for rule in fixed} == {418}
-
-
-def test_mistakes_in_faults_are_said_at_once() -> None:
-    """Unknown kinds and impossible rates are errors."""
-    with pytest.raises(ValueError, match="unknown kind of fault 'dorp_before'"):
-        Rule(kind="dorp_before")
-    with pytest.raises(ValueError, match="unknown kind"):
-        Faults.random(1, 0.1, kinds=["?"])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Faults.random(1, 1.1)
-
-
-async def test_random_faults_never_unbalance_the_books(gateway: Gateway, merchant: Merchant) -> None:
-    """A storm over capture, unfreeze and refund leaves sound books, and every hit is counted."""
-    gateway.faults = Faults.random(11, 0.6)
-    syssn = gateway.hold(5_000)
-    for number in range(150):
-        try:
-            capture = (await merchant.capture(syssn, 50)).get("syssn", syssn)
-            await merchant.refund(capture, 30, f"R{number}")
-        except (aiohttp.ClientError, AssertionError, json.JSONDecodeError):
-            continue
-    gateway.run_late()
-    gateway.settle_pending()
-    assert gateway.books.audit() == []
-    assert gateway.faults.hits.total() == sum(request.fault is not None for request in gateway.requests)
-
-
 def test_every_kind_is_known_to_the_spoilers() -> None:
-    """The table of kinds and the code that makes them agree."""
+    """The tables of kinds and the code that makes them agree."""
+    from qfpay_preauth.testing._forge import _FORGERS
     from qfpay_preauth.testing._spoil import _SPOILERS
 
     assert set(_SPOILERS) == set(KINDS)
+    assert {*_FORGERS, "notice_reordered"} == set(NOTICE_KINDS)

@@ -18,7 +18,7 @@ import pytest
 import qfpay_preauth.testing as face
 from qfpay_preauth.testing import Gateway, serve
 
-from .kit import PATHS, Merchant, signature
+from .kit import PATHS, Endpoint, Merchant, signature
 
 
 class Program:
@@ -82,6 +82,9 @@ async def test_faults_can_be_cleared_over_http(program: Program) -> None:
         ("POST", "hold", {}, 400),
         ("POST", "hold", {"data": b"{"}, 400),
         ("POST", "faults", {"json": {"kind": "?"}}, 400),
+        ("POST", "portal", {"json": {"action": "close", "syssn": "1"}}, 400),
+        ("POST", "portal", {"json": {"action": "capture", "syssn": "1"}}, 400),
+        ("POST", "notify_url", {}, 400),
         ("POST", "faults", {"json": {"kind": "cut", "colour": 1}}, 400),
     ],
 )
@@ -94,10 +97,33 @@ async def test_wrong_admin_calls_say_why(
     assert answer["error"]
 
 
+async def test_the_portal_and_its_notifications_over_http(program: Program, endpoint: Endpoint) -> None:
+    """A person's capture, refund and unfreeze in the portal, each notified in the background."""
+    assert await program.admin("POST", "notify_url", data={"url": endpoint.url}) == (200, {"notify_url": endpoint.url})
+    _, hold = await program.admin("POST", "hold", json={"amount": 500})
+    done: dict[str, str] = {}
+    for action, syssn, more in (
+        ("capture", hold["syssn"], {"amount": "200"}),
+        ("refund", "capture", {}),
+        ("unfreeze", hold["syssn"], {}),
+    ):
+        form = {"action": action, "syssn": done.get(syssn, syssn), **more}
+        status, answer = await program.admin("POST", "portal", data=form)
+        assert (status, answer["amount"]) == (200, 300 if action == "unfreeze" else 200)
+        done[action] = answer["syssn"]
+    notices = [await endpoint.next() for _ in range(3)]
+    assert {notice["syssn"] for notice in notices} == set(done.values())
+    assert await program.admin("POST", "notify_url", json={"url": ""}) == (200, {"notify_url": None})
+    _, books = await program.admin("GET", "books")
+    assert books["audit"] == []
+    assert all(each["portal"] for each in books["holds"][0]["movements"])
+    assert {each["syssn"] for each in books["notifications"]} <= set(done.values())
+
+
 async def test_the_printed_calls_can_be_copied(program: Program) -> None:
     """Every printed curl line is one, and names this simulator."""
     calls = [shlex.split(line) for line in program.lines if line.startswith("curl")]
-    assert len(calls) == 5
+    assert len(calls) == 7
     assert all(call[-1].startswith(f"{program.url}/_sim/") for call in calls)
     assert json.loads(calls[2][2]) == {"kind": "drop_after", "operation": "capture"}
 

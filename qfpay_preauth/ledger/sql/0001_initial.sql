@@ -45,6 +45,9 @@ CREATE TABLE movements (
     CHECK (refunded + refund_claimed <= amount)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX movements_of_entry ON movements (account, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+
 CREATE TABLE entries (
     account          TEXT NOT NULL,
     idempotency_key  TEXT NOT NULL,

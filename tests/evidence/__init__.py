@@ -1,0 +1,1 @@
+"""Doubt ends by evidence only: attacks on enquiry, notifications, reconciliation."""

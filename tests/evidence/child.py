@@ -1,0 +1,55 @@
+"""The other processes of these tests: `python -m tests.evidence.child same|work …`; `work` is killed at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+from qfpay_preauth import OutcomeUnknownError, PreauthClient, PreauthError
+from tests.client.child import ALLOWED, client_to, say
+
+
+async def same(url: str, ledger: str, syssn: str, amount: str, key: str, calls: str) -> None:
+    """One key again and again, four at a time; says what each call gave."""
+    async with client_to(url, ledger) as client:
+
+        async def one() -> None:
+            try:
+                result = await client.capture(syssn, int(amount), idempotency_key=key, patience_s=1)
+            except OutcomeUnknownError as error:
+                say(type(error).__name__)
+            else:
+                say(str(result.syssn))
+
+        for left in range(int(calls), 0, -4):
+            await asyncio.gather(*(one() for _ in range(min(4, left))))
+
+
+async def work(url: str, ledger: str, name: str, *syssns: str) -> None:
+    """Captures, refunds and an unfreeze, eight tasks at a time, on and on until killed."""
+    dice = random.Random(name)
+    async with client_to(url, ledger, 1.0) as client:
+        say("ready")
+        for start in range(0, 100_000, 8):
+            await asyncio.gather(*(_one(client, dice, f"{name}-{start + step}", syssns) for step in range(8)))
+
+
+async def _one(client: PreauthClient, dice: random.Random, key: str, syssns: tuple[str, ...]) -> None:
+    syssn, amount = dice.choice(syssns), dice.randrange(201, 2_000)
+    try:
+        if dice.random() < 0.02:
+            await client.unfreeze(syssn, idempotency_key=key)
+            return
+        capture = await client.capture(syssn, amount, idempotency_key=key)
+        if dice.random() < 0.3:
+            await client.refund(str(capture.syssn), dice.randrange(1, amount), idempotency_key=f"{key}-back")
+    except PreauthError as error:
+        if type(error).__name__ not in ALLOWED:
+            say(f"UNEXPLAINED {error!r}")
+            raise
+
+
+if __name__ == "__main__":
+    jobs = {"same": same, "work": work}
+    asyncio.run(jobs[sys.argv[1]](*sys.argv[2:]))
