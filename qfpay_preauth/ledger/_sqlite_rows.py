@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -49,9 +49,12 @@ _GET_AUTHORIZATION = f"SELECT {_names(Authorization)} FROM authorizations WHERE 
 _GET_MOVEMENT = f"SELECT {_names(Movement)} FROM movements WHERE account = ? AND syssn = ?"  # noqa: S608
 _SELECT_ENTRY = f"SELECT {_names(Entry)} FROM entries WHERE account = ?"  # noqa: S608
 _GET_ENTRY = f"{_SELECT_ENTRY} AND idempotency_key = ?"
-_GET_UNRESOLVED = f"{_SELECT_ENTRY} AND authorization = ? AND {_UNRESOLVED}"
+# the planner, having no statistics, might take the primary key and read an account's whole history
+_FROM_UNRESOLVED = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_unresolved")
+_FROM_DOUBTS = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_doubts")
+_GET_UNRESOLVED = f"{_FROM_UNRESOLVED} AND authorization = ? AND {_UNRESOLVED}"
 _GET_DOUBTS = (
-    f"{_SELECT_ENTRY} AND {_UNRESOLVED} AND (state = 'in_doubt' OR doubt_at <= ?) "
+    f"{_FROM_DOUBTS} AND {_UNRESOLVED} AND (state = 'in_doubt' OR doubt_at <= ?) "
     "AND (reserved_at, idempotency_key) > (?, ?) ORDER BY reserved_at, idempotency_key LIMIT ?"
 )
 _GET_EVENTS = f"SELECT {_names(Event)} FROM events WHERE account = ? AND idempotency_key = ? ORDER BY id"  # noqa: S608
@@ -117,7 +120,7 @@ def _plain(value: Any) -> Any:
         return value // _MICROSECOND
     if isinstance(value, bool):
         return int(value)
-    return json.dumps(value) if isinstance(value, dict) else value
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
 
 
 def _authorization(row: Sequence[Any]) -> Authorization:

@@ -6,6 +6,8 @@ import bisect
 from collections.abc import Sequence
 from datetime import datetime
 
+from attrs import evolve
+
 from qfpay_preauth._models import Authorization, Entry, Event, Movement, Request, Verdict
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import _verbs
@@ -74,7 +76,8 @@ class MemoryLedger(Ledger):
         return self._movements.get((account, syssn))
 
     def get_entry(self, account: str, idempotency_key: str) -> Entry | None:
-        return self._entries.get((account, idempotency_key))
+        entry = self._entries.get((account, idempotency_key))
+        return entry if entry is None or entry.raw is None else evolve(entry, raw=dict(entry.raw))
 
     def get_unresolved(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(self._unresolved.get((account, authorization), {}).values())
@@ -86,6 +89,8 @@ class MemoryLedger(Ledger):
         self._movements[movement.account, movement.syssn] = movement
 
     def put_entry(self, entry: Entry) -> None:
+        if entry.raw is not None:
+            entry = evolve(entry, raw=dict(entry.raw))  # nobody else holds what is stored
         self._entries[entry.account, entry.idempotency_key] = entry
         hold = (entry.account, entry.authorization)
         known = self._unresolved.setdefault(hold, {})

@@ -30,7 +30,7 @@ from qfpay_preauth._clock import SystemClock
 from qfpay_preauth._limits import Budget, Permit
 from qfpay_preauth._transport import Body
 from qfpay_preauth.testing import Gateway
-from tests.client.kit import OPERATIONS, scene, sent
+from tests.client.kit import OPERATIONS, reserved, scene, sent
 from tests.support import QUICK, client_of, registered
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -197,8 +197,7 @@ async def test_send_by_is_kept(qfpay_gateway: Gateway) -> None:
         hanging = asyncio.create_task(client.capture(first, 1_000, idempotency_key="a"))
         await qfpay_gateway.wait_hanging()
         waiting = asyncio.create_task(client.capture(second, 1_000, idempotency_key="b"))
-        while await client.entry("b") is None:
-            await asyncio.sleep(0)
+        await reserved(client, "b")
         clock.ahead = timedelta(hours=1)
         qfpay_gateway.release()
         with pytest.raises(NotSentError) as caught:
