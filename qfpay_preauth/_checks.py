@@ -87,13 +87,15 @@ def check_pay_type(value: object) -> str:
 
 
 def check_moment(name: str, value: object) -> datetime:
-    """An aware datetime.
+    """An aware datetime of this century.
 
     Raises:
         InvalidRequestError: it is not one; a naive datetime would be guessed into a zone.
     """
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidRequestError(f"{name} must be an aware datetime (with a time zone), not {shown(value, 80)}.")
+    if not isinstance(value, datetime) or value.utcoffset() is None or not 2000 < value.year < 2100:
+        raise InvalidRequestError(
+            f"{name} must be an aware datetime (with a time zone) of this century, not {shown(value, 80)}."
+        )
     return value
 
 

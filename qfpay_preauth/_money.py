@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation, localcontext
 
@@ -21,6 +22,7 @@ EXPONENTS: Mapping[str, int | None] = {
 }  # fmt: skip
 
 EXPONENT_LIMIT = 4
+_DECIMAL_TEXT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def exponent_of(currency: object, stated: Mapping[str, int] | None = None) -> int:
@@ -72,6 +74,8 @@ def minor_units(amount: Decimal | int | str, currency: str, *, exponent: int | N
     """
     if isinstance(amount, bool) or not isinstance(amount, Decimal | int | str):
         raise InvalidRequestError(f"amount must be a Decimal, an int or text, not {type(amount).__name__}.")
+    if isinstance(amount, str) and not _DECIMAL_TEXT.fullmatch(amount):
+        raise InvalidRequestError(f"amount must be a decimal number like 12.50, not {shown(amount, 40)}.")
     if exponent is not None and (type(exponent) is not int or not 0 <= exponent <= EXPONENT_LIMIT):
         raise InvalidRequestError(f"exponent must be an int from 0 to {EXPONENT_LIMIT}, not {shown(exponent, 40)}.")
     places = exponent_of(currency, None if exponent is None else {currency: exponent})

@@ -81,6 +81,21 @@ async def test_many_ids(qfpay_gateway: Gateway) -> None:
         assert len(rows) == len({row.syssn for row in rows}) == 130
 
 
+async def test_a_row_that_moves_between_pages(qfpay_gateway: Gateway) -> None:
+    """A row that comes again, because new ones pushed it onto the next page, is given once."""
+    async with client_of(qfpay_gateway) as client:
+        made = [qfpay_gateway.hold(1_000) for _ in range(150)]
+        found = []
+        async for row in client.query():
+            found.append(row.syssn)
+            if len(found) == 10:
+                qfpay_gateway.hold(1_000)  # newest first: what was the 100th row is now the 101st
+        assert len(found) == len(set(found))
+        assert set(made) <= set(found)
+        (first, second) = qfpay_gateway.requests
+        assert (first.params["page"], second.params["page"]) == ("1", "2")
+
+
 async def test_no_usable_answer(qfpay_gateway: Gateway) -> None:
     """An enquiry without a usable answer raises; an empty list is an answer."""
     async with client_of(qfpay_gateway, attempts_max=2) as client:
