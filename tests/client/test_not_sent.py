@@ -324,7 +324,7 @@ async def test_a_closed_body_is_never_written(how: str) -> None:
     body.taken = how == "taken"
     async with server(talk) as port, aiohttp.ClientSession() as session:
         with pytest.raises(Exception, match=r"(?i)fail|handed|called off|too late|connection"):
-            await session.post(f"http://127.0.0.1:{port}/", data=body)
+            await session.post(f"http://127.0.0.1:{port}/", data=body, timeout=aiohttp.ClientTimeout(total=2))
         await gone.wait()
     assert body.taken is (how == "taken")
     assert all(b"txamt" not in each for each in received)
