@@ -47,6 +47,7 @@ class Writer:
         self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="qfpay-ledger", daemon=True)
         self._thread.start()
 
@@ -57,20 +58,23 @@ class Writer:
             LedgerUnavailableError: it could not be read or written, or the ledger is closed.
             PreauthError: what the job itself decided.
         """
-        if self._closed or os.getpid() != self._pid:
-            where = "is closed" if self._closed else "was opened before this process was forked"
-            raise LedgerUnavailableError(f"The ledger at {self._path} {where}.")
+        if os.getpid() != self._pid:
+            raise LedgerUnavailableError(f"The ledger at {self._path} was opened before this process was forked.")
         loop = asyncio.get_running_loop()
         job = Job(work, writes, loop, loop.create_future())
-        self._jobs.put(job)
+        with self._closing:
+            if self._closed:
+                raise LedgerUnavailableError(f"The ledger at {self._path} is closed.")
+            self._jobs.put(job)
         return await job.future
 
     async def close(self) -> None:
         """Finish what was accepted, then end the thread and the connection."""
-        if self._closed:
-            return
-        self._closed = True
-        self._jobs.put(None)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)  # after it no job is accepted, so every accepted one is done
         await in_own_thread(self._thread.join)
 
     # ------------------------------------------------------------------ on the thread
