@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from qfpay_preauth.errors import InvalidRequestError
+from qfpay_preauth.errors import InvalidRequestError, shown
 
 ID_ALLOWED = "1 to 128 letters, digits or _ - . : / @ # ~ +"
 _ID = re.compile(r"[A-Za-z0-9_\-.:/@#~+]{1,128}")
-_URL = re.compile(r"https?://[A-Za-z0-9_\-.:/@#~+?%;!*()\[\]]{1,480}")
+_URL = re.compile(r"https?://[A-Za-z0-9_\-.:/@#~+?%;!*()\[\]]{1,493}")
 _CODE = re.compile(r"[0-9A-Za-z]{1,32}")
 
 KEY_LENGTH_MAX = 255
@@ -27,7 +27,7 @@ def check_id(name: str, value: object) -> str:
         InvalidRequestError: naming the argument and what is allowed.
     """
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise InvalidRequestError(f"{name} must be {ID_ALLOWED}, not {value!r:.80}.")
+        raise InvalidRequestError(f"{name} must be {ID_ALLOWED}, not {shown(value, 80)}.")
     return value
 
 
@@ -67,9 +67,9 @@ def check_url(name: str, value: object) -> str:
     Raises:
         InvalidRequestError: naming the argument and what is allowed.
     """
-    if not isinstance(value, str) or not _URL.fullmatch(value):
+    if not isinstance(value, str) or len(value) > 500 or not _URL.fullmatch(value):
         raise InvalidRequestError(
-            f"{name} must be an http(s) URL of at most 500 characters without & = and comma, not {value!r:.80}.",
+            f"{name} must be an http(s) URL of at most 500 characters without & = and comma, not {shown(value, 80)}.",
             advice="Put what you need to know into the path: /return/ORDER-17 instead of /return?order=ORDER-17.",
         )
     return value
@@ -82,18 +82,20 @@ def check_pay_type(value: object) -> str:
         InvalidRequestError: naming the argument and what is allowed.
     """
     if not isinstance(value, str) or not _CODE.fullmatch(value):
-        raise InvalidRequestError(f"pay_type must be 1 to 32 letters or digits, not {value!r:.80}.")
+        raise InvalidRequestError(f"pay_type must be 1 to 32 letters or digits, not {shown(value, 80)}.")
     return value
 
 
 def check_moment(name: str, value: object) -> datetime:
-    """An aware datetime.
+    """An aware datetime of this century.
 
     Raises:
         InvalidRequestError: it is not one; a naive datetime would be guessed into a zone.
     """
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidRequestError(f"{name} must be an aware datetime (with a time zone), not {value!r:.80}.")
+    if not isinstance(value, datetime) or value.utcoffset() is None or not 2000 < value.year < 2100:
+        raise InvalidRequestError(
+            f"{name} must be an aware datetime (with a time zone) of this century, not {shown(value, 80)}."
+        )
     return value
 
 
@@ -104,7 +106,9 @@ def check_window(value: object) -> timedelta:
         InvalidRequestError: it is not one.
     """
     if not isinstance(value, timedelta) or not timedelta(minutes=1) <= value <= timedelta(days=366):
-        raise InvalidRequestError(f"capture_window must be a timedelta from a minute to 366 days, not {value!r:.60}.")
+        raise InvalidRequestError(
+            f"capture_window must be a timedelta from a minute to 366 days, not {shown(value, 60)}."
+        )
     return value
 
 
@@ -115,5 +119,5 @@ def check_seconds(name: str, value: object, *, low: float = 0.0) -> float:
         InvalidRequestError: it is not one.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 86_400:
-        raise InvalidRequestError(f"{name} must be a number of seconds from {low} to 86400, not {value!r:.40}.")
+        raise InvalidRequestError(f"{name} must be a number of seconds from {low} to 86400, not {shown(value, 40)}.")
     return float(value)

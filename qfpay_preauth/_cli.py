@@ -56,8 +56,9 @@ def _version() -> str:
 app = App(
     name="qfpay-preauth",
     version=_version,
-    help="Capture, unfreeze and refund QFPay pre-authorisations, never taking the money twice.",
-    help_epilogue=(
+    help=(
+        "Capture, unfreeze and refund QFPay pre-authorisations, never taking the money twice.\n\n"
+        "Example: `qfpay-preauth demo`\n\n"
         "Exit codes: 0 done, or the signature matches. 1 the demo's books do not agree, the signature does not match, "
         "or it could not be run to its end. 2 wrong usage, or the extra [cli] is missing. 130 interrupted."
     ),

@@ -138,8 +138,9 @@ def first_month(syssn: Sequence[str], out_trade_no: Sequence[str], now: datetime
 
 
 def syssn_date(syssn: str) -> datetime | None:
-    """A syssn starts with its date, YYYYMMDD (UTC+8); None where it does not."""
+    """The day before the date that a syssn starts with (YYYYMMDD, UTC+8); None where it is not of this century."""
     try:
-        return datetime.strptime(syssn[:8], "%Y%m%d").replace(tzinfo=GATEWAY_TZ) - timedelta(days=1)
+        day = datetime.strptime(syssn[:8], "%Y%m%d").replace(tzinfo=GATEWAY_TZ)
     except ValueError:
         return None
+    return day - timedelta(days=1) if 2000 < day.year < 2100 else None

@@ -46,13 +46,6 @@ ABSENCES_NEEDED = 2
 
 _REFUND_WORD = "refund"  # QFPay, Transaction Enquiry, order_type
 _NEVER_CAPTURE = frozenset({_REFUND_WORD, "close", "cancel"})  # words of rows that give money back
-_NOTIFY_TYPES: Mapping[str, Operation] = {
-    # QFPay, Asynchronous Notifications, notify_type
-    "payment": Operation.CAPTURE,
-    "unfreeze": Operation.UNFREEZE,
-    "refund": Operation.REFUND,
-    "cancel": Operation.REFUND,
-}
 _REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
 
 
@@ -60,7 +53,8 @@ _REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
 class Known:
     """What the ledger knows about the rows in hand, read in one transaction after the gateway was read.
 
-    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that a known capture comes after.
+    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that are surely captures, because a known
+    capture comes after them or a refund names them; `new_holds`: the holds of rows that nobody here knows yet.
     """
 
     owners: Mapping[str, Movement]
@@ -72,6 +66,7 @@ class Known:
     linked_capture_shown: bool
     owning: frozenset[str] = frozenset()
     followed: frozenset[str] = frozenset()
+    new_holds: Mapping[str, str] = field(factory=dict)
 
 
 @frozen
@@ -85,6 +80,7 @@ class Findings:
     words: set[tuple[str, str, bool]] = field(factory=set)
     absent: list[Entry] = field(factory=list)
     belonging: list[tuple[Transaction, Entry]] = field(factory=list)
+    kinds: list[tuple[Movement, str]] = field(factory=list)
     confirmed: set[str] = field(factory=set)
     mentioned: set[str] = field(factory=set)
 
@@ -95,19 +91,32 @@ class Findings:
 def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
     """Everything that a listing proves, given what is known."""
     found = Findings()
-    known = evolve(known, followed=frozenset(row.syssn for row in listing.rows if _followed(row, listing, known)))
+    known = _with_rows(listing, known)
     unlinked: list[Transaction] = []
     for row in _best_rows(listing.rows):
         entry = _linked(row, known)
         if entry is not None:
             _weigh_linked(row, entry, known, found, listing.read_at)
         elif row.syssn in known.owners:
-            _weigh_known(row, known.owners[row.syssn], found)
+            _weigh_known(row, known.owners[row.syssn], known, found)
         else:
             unlinked.append(row)
     _weigh_unlinked(unlinked, listing, known, found)
     _weigh_absence(listing, known, policy, found)
     return found
+
+
+def _with_rows(listing: Listing, known: Known) -> Known:
+    """What the rows say about each other: refunds name captures, and nothing is captured after an unfreeze."""
+    refunded = {row.orig_syssn for row in listing.rows if row.code == SUCCESS and row.orig_syssn}
+    later = {row.syssn for row in listing.rows if _followed(row, listing, known)}
+    new = {
+        row.syssn: row.orig_syssn
+        for row in listing.rows
+        if row.code == SUCCESS and row.orig_syssn in known.authorizations and row.syssn not in known.owners
+    }
+    surely = frozenset(later | (refunded & {row.syssn for row in listing.rows}))
+    return evolve(known, followed=surely - set(known.authorizations), new_holds=new)
 
 
 def _best_rows(rows: Iterable[Transaction]) -> list[Transaction]:
@@ -126,8 +135,11 @@ def _linked(row: Transaction, known: Known) -> Entry | None:
     return known.by_number.get(row.out_trade_no) if row.out_trade_no else None
 
 
-def _weigh_known(row: Transaction, owner: Movement, found: Findings) -> None:
-    """A hold's own row, or one that was recorded as made elsewhere."""
+def _weigh_known(row: Transaction, owner: Movement, known: Known, found: Findings) -> None:
+    """A hold's own row, or one that was recorded as made elsewhere, and whose kind may be known only now."""
+    kinds = _kinds(row, known)
+    if owner.kind == "unknown" and row.orig_syssn is not None and len(kinds) == 1:
+        found.kinds.append((owner, next(iter(kinds)).value))
     if row.amount not in (None, owner.amount):
         found.discrepancies.append(
             Discrepancy(
@@ -176,7 +188,7 @@ def _weigh_doubt(row: Transaction, entry: Entry, by_syssn: bool, found: Findings
         return
     kind = classify(row.code or "", row.message or "")
     if kind is CodeClass.SUCCESS:
-        found.verdicts.append((entry, _executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
+        found.verdicts.append((entry, executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
         return
     # a refusal under our own number may be an earlier attempt's: it speaks only for a first and only attempt
     first = entry.attempt == 1 and row.system_time is not None and row.system_time >= entry.reserved_at - MARGIN
@@ -184,7 +196,7 @@ def _weigh_doubt(row: Transaction, entry: Entry, by_syssn: bool, found: Findings
         found.verdicts.append((entry, _refused(row, kind)))
 
 
-def _executed(syssn: str | None, by: ConfirmedBy, source: Transaction | Notification) -> Verdict:
+def executed(syssn: str | None, by: ConfirmedBy, source: Transaction | Notification) -> Verdict:
     return Verdict(
         Judgement.EXECUTED,
         code=source.code,
@@ -247,7 +259,9 @@ def _hold_of(row: Transaction, known: Known) -> str | None:
     if row.orig_syssn in known.authorizations:
         return row.orig_syssn
     owner = known.owners.get(row.orig_syssn or "")
-    return owner.authorization if owner is not None and owner.kind != Operation.REFUND else None
+    if owner is not None:
+        return owner.authorization if owner.kind != Operation.REFUND else None
+    return known.new_holds.get(row.orig_syssn or "")
 
 
 def _mention(row: Transaction, known: Known, found: Findings) -> None:
@@ -275,7 +289,7 @@ def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found:
     why = _why_unsure(fitting, possible, open_ones, listing, known)
     if not why:
         for row, entry in zip(sorted(fitting, key=_time), sorted(possible, key=_reserved), strict=True):
-            found.verdicts.append((entry, _executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
+            found.verdicts.append((entry, executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
         return
     for entry in possible:
         if entry.doubtful(listing.read_at) and why != _PARTIAL:
@@ -288,9 +302,14 @@ def _fits(row: Transaction, entry: Entry, known: Known) -> bool:
         entry.operation in _kinds(row, known)
         and (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
         and row.currency in (None, entry.currency)
-        and not (_numbered(entry) and row.out_trade_no not in (None, entry.out_trade_no))
+        and not (numbered(entry) and row.out_trade_no not in (None, entry.out_trade_no))
         and (row.system_time is None or row.system_time >= entry.reserved_at - UNSURE)
     )
+
+
+def numbered(entry: Entry) -> bool:
+    """Whether its out_trade_no is a number of ours (an unfreeze carries the authorization's)."""
+    return entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE
 
 
 def _kinds(row: Transaction, known: Known) -> frozenset[Operation]:
@@ -396,10 +415,13 @@ def kinds_of(rows: Sequence[Transaction], hold: Authorization, words: Mapping[st
     captures, unfreezes = words.get("capture", frozenset()), words.get("unfreeze", frozenset())
     of_hold = sorted((row for row in rows if row.orig_syssn == hold.syssn), key=_time)
     kinds = {row.syssn: Operation.REFUND.value for row in rows}
+    refunded = {row.orig_syssn for row in rows}
     for row in of_hold:
         word = row.order_type or ""
         told = captures and unfreezes and (word in captures) != (word in unfreezes)
-        if told:
+        if row.syssn in refunded:
+            kinds[row.syssn] = Operation.CAPTURE.value  # a refund names a capture
+        elif told:
             kinds[row.syssn] = Operation.CAPTURE.value if word in captures else Operation.UNFREEZE.value
         else:
             last = _time(row) == _time(of_hold[-1])
@@ -444,59 +466,4 @@ def absent_verdict(entry: Entry, hold: Authorization, at: datetime, policy: Poli
         detail=f"absent from {ABSENCES_NEEDED} complete enquiries after "
         + ("the capture window" if lapsed else "the quiet period"),
         confirmed_by=ConfirmedBy.ENQUIRY,
-    )
-
-
-# ------------------------------------------------------------------------------------------------ notifications
-
-
-def weigh_notification(notice: Notification, known: Known, at: datetime) -> tuple[Entry, Verdict] | None:
-    """The entry that a notification alone ends as executed, if exactly one is meant.
-
-    Its original, type, amount and currency must match, its code be 0000, and its syssn be new or already this entry's
-    by a pending answer. It never frees money: everything else is left to the enquiry.
-    """
-    if not notice.syssn or notice.code != SUCCESS:
-        return None
-    owner = known.owners.get(notice.syssn)
-    if owner is not None and (owner.executed or owner.idempotency_key is None):
-        return None
-    entries = [entry for group in known.of_hold.values() for entry in group if _notified(notice, entry, at)]
-    if owner is not None:
-        entries = [entry for entry in entries if entry.idempotency_key == owner.idempotency_key]
-    numbered = [entry for entry in entries if _numbered(entry) and entry.out_trade_no == notice.out_trade_no]
-    meant = numbered or [entry for entry in entries if not (_numbered(entry) and notice.out_trade_no)]
-    if len(meant) != 1:
-        return None
-    return meant[0], _executed(notice.syssn, ConfirmedBy.NOTIFICATION, notice)
-
-
-def _numbered(entry: Entry) -> bool:
-    """Whether its out_trade_no is a number of ours (an unfreeze carries the authorization's)."""
-    return entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE
-
-
-def _notified(notice: Notification, entry: Entry, at: datetime) -> bool:
-    in_time = notice.system_time is not None and notice.system_time >= entry.reserved_at - MARGIN
-    return (
-        entry.doubtful(at)
-        and in_time
-        and _NOTIFY_TYPES.get(notice.kind) is entry.operation
-        and (notice.orig_syssn, notice.amount, notice.currency) == (entry.syssn, entry.amount, entry.currency)
-    )
-
-
-def notified_though_ended(notice: Notification, known: Known) -> Discrepancy | None:
-    """A success notified for a syssn that belongs to an entry which ended not executed."""
-    owner = known.owners.get(notice.syssn or "")
-    entry = known.entries.get(owner.idempotency_key) if owner and owner.idempotency_key else None
-    if entry is None or entry.state is not State.NOT_EXECUTED or notice.code not in (None, SUCCESS):
-        return None
-    return Discrepancy(
-        DiscrepancyKind.EXECUTED_THOUGH_ENDED,
-        entry.authorization,
-        notice.syssn,
-        entry.idempotency_key,
-        f"{entry.operation.value} of {entry.amount}, not executed",
-        f"notified as {notice.kind} of {notice.amount}",
     )

@@ -76,7 +76,9 @@ async def history(reader: Reader, hold: Authorization) -> list[Transaction]:
     pending = [row.syssn for row in rows if classify(row.code or "") is CodeClass.PENDING]
     if pending:
         raise OperationInProgressError(f"{', '.join(pending)} on {hold.syssn} is still pending.", advice="Try later.")
-    done = [row for row in rows if row.code == SUCCESS and row.amount is not None]
+    done = [row for row in rows if row.code == SUCCESS]
+    if not all(row.amount for row in done):
+        raise GatewayError(f"A row of {hold.syssn} does not say its amount.", advice="Look into the merchant portal.")
     own = next((row for row in listing.rows if row.syssn == hold.syssn), None)
     _check_explained(hold, own.cancel if own else None, done)
     return sorted(done, key=lambda row: (row.system_time or hold.registered_at, row.syssn))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -10,7 +11,10 @@ from typing import Any, NoReturn
 TEXT_LENGTH_MAX = 500
 
 _CARD_NAME = re.compile(r"card|pan\b|cvv|cvc|cvn|holder|track2|userid|account_?no", re.IGNORECASE)
-_CARD_NUMBER = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+_DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
+_DEPTH_MAX = 8  # nothing that QFPay sends is nested deeper
+_GROUP = re.compile(r"\d+")
+_CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812: 13 to 19 digits
 
 
 def read_object(body: bytes) -> dict[str, Any] | None:
@@ -20,7 +24,7 @@ def read_object(body: bytes) -> dict[str, Any] | None:
     Python, nested too deep. A value that two parsers could read differently is not evidence about money.
     """
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -37,6 +41,11 @@ def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
 def text_of(value: object) -> str:
     """A field as text: text itself, an int in digits; "" for absent, null, and every other type."""
     if isinstance(value, str):
@@ -51,25 +60,35 @@ def is_empty(value: object) -> bool:
 
 def clean(text: str) -> str:
     """Text of the gateway's that is safe to keep and print: bounded, without control characters."""
-    kept = text[:TEXT_LENGTH_MAX].encode("utf-8", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in kept)
+    return _printable(text[:TEXT_LENGTH_MAX])
 
 
 def masked(text: str) -> str:
     """`clean` text in which whatever looks like a card number (13 to 19 digits, Luhn) is starred out."""
-    return _CARD_NUMBER.sub(_mask, clean(text))
+    beyond = TEXT_LENGTH_MAX + 40  # a card number at the cut is seen whole
+    return _DIGITS.sub(_mask, _printable(text[:beyond]))[:TEXT_LENGTH_MAX]
+
+
+def _printable(text: str) -> str:
+    kept = text.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in kept)
 
 
 def redacted(fields: Mapping[str, Any], ids: frozenset[str]) -> dict[str, Any]:
-    """The scalar fields as they came, less those that name a card, and masked but for the fields in `ids`."""
+    """The fields as they came, less those that name a card, and masked but for the fields in `ids`."""
     return {
-        masked(name): _kept(value, is_id=name in ids)
-        for name, value in fields.items()
-        if (value is None or isinstance(value, str | int | float)) and not _CARD_NAME.search(name)
+        masked(name): _kept(value, is_id=name in ids) for name, value in fields.items() if not _CARD_NAME.search(name)
     }
 
 
-def _kept(value: str | float | None, *, is_id: bool) -> str | float | None:
+def _kept(value: Any, *, is_id: bool = False, depth: int = 0) -> Any:
+    if isinstance(value, dict | list) and depth == _DEPTH_MAX:
+        return None
+    if isinstance(value, dict):
+        inner = {name: each for name, each in value.items() if not _CARD_NAME.search(name)}
+        return {masked(name): _kept(each, depth=depth + 1) for name, each in inner.items()}
+    if isinstance(value, list):
+        return [_kept(each, depth=depth + 1) for each in value]
     if isinstance(value, str):
         return clean(value) if is_id else masked(value)
     if value is None or is_id or isinstance(value, bool):
@@ -79,6 +98,20 @@ def _kept(value: str | float | None, *, is_id: bool) -> str | float | None:
 
 
 def _mask(found: re.Match[str]) -> str:
-    digits = [int(c) for c in found.group() if c.isdigit()]
+    """Star out every card number in a run of digit groups: whole groups that together have 13 to 19 digits."""
+    text = found.group()
+    groups = list(_GROUP.finditer(text))
+    for first in range(len(groups)):
+        for last in range(first, len(groups)):
+            start, end = groups[first].start(), groups[last].end()
+            digits = [int(c) for c in found.group()[start:end] if c.isdigit()]
+            if len(digits) in _CARD_LENGTHS and _luhn(digits):
+                text = text[:start] + "*" * (end - start) + text[end:]
+            if len(digits) >= _CARD_LENGTHS.stop:
+                break
+    return text
+
+
+def _luhn(digits: list[int]) -> bool:
     doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(reversed(digits))]
-    return "*" * len(found.group()) if sum(doubled) % 10 == 0 else found.group()
+    return sum(doubled) % 10 == 0

@@ -36,6 +36,12 @@ class Budget:
         self._outstanding = 0
         self._lock = threading.Lock()
 
+    def tighten(self, other: Budget) -> None:
+        """Take over the other's limit of every window where it is lower."""
+        with self._lock:
+            for mine, others in zip(self._log.rates, other._log.rates, strict=True):
+                mine.limit = min(mine.limit, others.limit)
+
     def take(self, now_ms: int) -> float:
         """Take a permit: 0.0 when it was given, else the seconds after which to ask again."""
         with self._lock:
@@ -65,21 +71,20 @@ class Budget:
             self._outstanding -= 1
 
 
-_budgets: weakref.WeakValueDictionary[tuple[str, str, int, int], Budget] = weakref.WeakValueDictionary()
+_budgets: weakref.WeakValueDictionary[tuple[str, str], Budget] = weakref.WeakValueDictionary()
 _budgets_lock = threading.Lock()
 
 
 def budget_for(url: str, account: str, per_second: int, per_minute: int) -> Budget:
-    """The budget of an account at a gateway: one for all clients of this process.
+    """The budget of an account at a gateway: one for all clients of this process, and the strictest that any asks.
 
     Raises:
         ConfigurationError: a pair of limits that sliding windows cannot hold.
     """
-    name = (url, account, per_second, per_minute)
+    new = Budget(per_second, per_minute)
     with _budgets_lock:
-        budget = _budgets.get(name)
-        if budget is None:
-            budget = _budgets[name] = Budget(per_second, per_minute)
+        budget = _budgets.setdefault((url, account), new)
+        budget.tighten(new)
         return budget
 
 

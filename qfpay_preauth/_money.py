@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation, localcontext
 
-from qfpay_preauth.errors import InvalidRequestError
+from qfpay_preauth.errors import InvalidRequestError, shown
 
 AMOUNT_MAX = 99_999_999_999
 """QFPay, Payment API, `txamt`: at most 11 digits."""
@@ -21,6 +22,7 @@ EXPONENTS: Mapping[str, int | None] = {
 }  # fmt: skip
 
 EXPONENT_LIMIT = 4
+_DECIMAL_TEXT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 def exponent_of(currency: object, stated: Mapping[str, int] | None = None) -> int:
@@ -30,7 +32,7 @@ def exponent_of(currency: object, stated: Mapping[str, int] | None = None) -> in
         InvalidRequestError: the currency is not one QFPay lists, or it is JPY and `stated` does not name it.
     """
     if not isinstance(currency, str) or currency not in EXPONENTS:
-        raise InvalidRequestError(f"currency must be one of {', '.join(EXPONENTS)}, not {currency!r:.40}.")
+        raise InvalidRequestError(f"currency must be one of {', '.join(EXPONENTS)}, not {shown(currency, 40)}.")
     exponent = (stated or {}).get(currency, EXPONENTS[currency])
     if exponent is None:
         raise InvalidRequestError(
@@ -72,21 +74,23 @@ def minor_units(amount: Decimal | int | str, currency: str, *, exponent: int | N
     """
     if isinstance(amount, bool) or not isinstance(amount, Decimal | int | str):
         raise InvalidRequestError(f"amount must be a Decimal, an int or text, not {type(amount).__name__}.")
+    if isinstance(amount, str) and not _DECIMAL_TEXT.fullmatch(amount):
+        raise InvalidRequestError(f"amount must be a decimal number like 12.50, not {shown(amount, 40)}.")
     if exponent is not None and (type(exponent) is not int or not 0 <= exponent <= EXPONENT_LIMIT):
-        raise InvalidRequestError(f"exponent must be an int from 0 to {EXPONENT_LIMIT}, not {exponent!r:.40}.")
+        raise InvalidRequestError(f"exponent must be an int from 0 to {EXPONENT_LIMIT}, not {shown(exponent, 40)}.")
     places = exponent_of(currency, None if exponent is None else {currency: exponent})
-    with localcontext(prec=60):
-        return check_amount(_scaled(amount, currency, places))
+    return check_amount(_scaled(amount, currency, places))
 
 
 def _scaled(amount: Decimal | int | str, currency: str, places: int) -> int:
     try:
         value = Decimal(amount)
     except (InvalidOperation, ValueError) as error:
-        raise InvalidRequestError(f"amount must be a decimal number, not {str(amount)[:40]!r}.") from error
+        raise InvalidRequestError(f"amount must be a decimal number, not {shown(amount, 40)}.") from error
     if not value.is_finite() or abs(value.adjusted()) > 20:
-        raise InvalidRequestError(f"amount must be a finite number of at most 11 digits, not {str(amount)[:40]}.")
-    scaled = value.scaleb(places)
-    if scaled != scaled.to_integral_value():
-        raise InvalidRequestError(f"amount {str(amount)[:40]} has more than the {places} decimals of {currency}.")
-    return int(scaled)
+        raise InvalidRequestError(f"amount must be a finite number of at most 11 digits, not {shown(amount, 40)}.")
+    with localcontext(prec=len(value.as_tuple().digits) + 60):  # exact, however many digits were given
+        scaled = value.scaleb(places)
+        if scaled != scaled.to_integral_value():
+            raise InvalidRequestError(f"amount {shown(amount, 40)} has more than the {places} decimals of {currency}.")
+        return int(scaled)

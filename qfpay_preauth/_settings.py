@@ -14,7 +14,7 @@ from attrs import field, fields, frozen
 
 from qfpay_preauth._money import EXPONENT_LIMIT, EXPONENTS
 from qfpay_preauth._signing import SIGN_TYPES
-from qfpay_preauth.errors import ConfigurationError
+from qfpay_preauth.errors import ConfigurationError, shown
 
 HOSTS: Mapping[str, str] = {
     # QFPay, "Environments"
@@ -24,6 +24,7 @@ HOSTS: Mapping[str, str] = {
 }
 
 _NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}")
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?", re.IGNORECASE)
 _SECRET = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -125,8 +126,8 @@ class Credentials:
 
 def _match(name: str, value: object, pattern: re.Pattern[str], allowed: str, *, secret: bool = False) -> None:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        shown = "" if secret else f", not {value!r:.60}"
-        raise ConfigurationError(f"{name} must be {allowed}{shown}.")
+        but = "" if secret else f", not {shown(value, 60)}"
+        raise ConfigurationError(f"{name} must be {allowed}{but}.")
 
 
 def _number(low: float, high: float) -> Any:
@@ -137,7 +138,7 @@ def _number(low: float, high: float) -> Any:
         ok = type(value) is int or (not whole and type(value) is float and math.isfinite(value))
         if not ok or not low <= value <= high:  # type: ignore[operator]
             kind = "an int" if whole else "a number"
-            raise ConfigurationError(f"{attribute.name} must be {kind} from {low} to {high}, not {value!r:.40}.")
+            raise ConfigurationError(f"{attribute.name} must be {kind} from {low} to {high}, not {shown(value, 40)}.")
 
     return check
 
@@ -156,7 +157,7 @@ def _optional(check: Any) -> Any:
 
 def _flag(instance: object, attribute: Any, value: object) -> None:
     if type(value) is not bool:
-        raise ConfigurationError(f"{attribute.name} must be True or False, not {value!r:.40}.")
+        raise ConfigurationError(f"{attribute.name} must be True or False, not {shown(value, 40)}.")
 
 
 def check_window(name: str, value: object) -> timedelta | None:
@@ -168,7 +169,7 @@ def check_window(name: str, value: object) -> timedelta | None:
     if value is None:
         return None
     if not isinstance(value, timedelta) or not timedelta(minutes=1) <= value <= timedelta(days=366):
-        raise ConfigurationError(f"{name} must be a timedelta from a minute to 366 days, not {value!r:.60}.")
+        raise ConfigurationError(f"{name} must be a timedelta from a minute to 366 days, not {shown(value, 60)}.")
     return value
 
 
@@ -178,8 +179,8 @@ def _exponents(instance: object, attribute: Any, value: object) -> None:
     for currency, exponent in value.items():
         if currency not in EXPONENTS or type(exponent) is not int or not 0 <= exponent <= EXPONENT_LIMIT:
             raise ConfigurationError(
-                f"{attribute.name}: {currency!r:.20} → {exponent!r:.20} must be one of QFPay's currencies and an "
-                f"int from 0 to {EXPONENT_LIMIT}."
+                f"{attribute.name}: {shown(currency, 20)} → {shown(exponent, 20)} must be one of QFPay's currencies "
+                f"and an int from 0 to {EXPONENT_LIMIT}."
             )
 
 
@@ -283,20 +284,23 @@ def gateway_url(environment: str, base_url: str | None) -> str:
     Raises:
         ConfigurationError: an unknown environment, or a URL that is not acceptable.
     """
-    if environment not in HOSTS:
-        raise ConfigurationError(f"environment must be one of {', '.join(HOSTS)}, not {environment!r:.40}.")
+    if not isinstance(environment, str) or environment not in HOSTS:
+        raise ConfigurationError(f"environment must be one of {', '.join(HOSTS)}, not {shown(environment, 40)}.")
     if base_url is None:
         return HOSTS[environment]
+    if not isinstance(base_url, str):
+        raise ConfigurationError("base_url must be text.")
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname or "", parts.port
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError("base_url is not a URL.") from error
     plain_ok = parts.scheme == "http" and _is_loopback(host)
-    if not host or not (parts.scheme == "https" or plain_ok):
-        raise ConfigurationError("base_url must be https://host[:port] (http:// only for a loopback address).")
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ConfigurationError("base_url must not carry a user, a query or a fragment.")
+    if not host or not _BASE_URL.fullmatch(base_url) or not (parts.scheme == "https" or plain_ok):
+        raise ConfigurationError(
+            "base_url must be https://host[:port][/path] (http:// only for a loopback address), without user, query or "
+            "fragment."
+        )
     return base_url.rstrip("/")
 
 

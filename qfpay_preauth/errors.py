@@ -71,6 +71,14 @@ class PreauthError(Exception):
         return f"{self.args[0]} {self.advice}" if self.advice else str(self.args[0])
 
 
+def shown(value: object, length: int = 60) -> str:
+    """`value` as it may stand in a message: its repr cut to `length`, or its type where it cannot be printed."""
+    try:
+        return f"{value!r:.{length}}"
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 def _rebuild(kind: type[PreauthError], args: tuple[Any, ...], state: dict[str, Any]) -> PreauthError:
     """Unpickle without running a subclass's own `__init__`."""
     error = kind.__new__(kind, *args)

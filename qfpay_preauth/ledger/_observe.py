@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import evolve
 
-from qfpay_preauth import _evidence
+from qfpay_preauth import _evidence, _noticed
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -60,6 +60,9 @@ def observe(tx: EvidenceTx, account: str, listing: Listing, policy: Policy, aske
     ended += [after for entry in entries if (after := _notified(tx, entry, at)) is not None]
     for row, entry in found.belonging:
         _verbs.own(tx, evolve(entry, result_syssn=row.syssn))
+    for owner, kind in found.kinds:
+        _tell_kind(tx, owner, kind)
+    found.foreign.sort(key=lambda each: each[1] == Operation.REFUND)  # a refund comes after its capture
     foreign = [moved for row, kind in found.foreign if (moved := _record(tx, account, row, kind, known, found, at))]
     for entry, why in found.attention.values():
         _mark(tx, entry, why)
@@ -140,6 +143,8 @@ def _record(  # noqa: PLR0917 - one step of `observe`, with what it has in hand
     owner = tx.get_movement(account, row.syssn)
     if (owner is not None and owner.executed) or row.amount is None:
         return None
+    if kind == Operation.REFUND and tx.get_movement(account, row.orig_syssn or "") is None:
+        return None  # its capture may be one of ours in doubt: this waits for that to end
     named = known.by_number.get(row.out_trade_no or "") or known.entries.get(
         (owner.idempotency_key if owner else None) or ""
     )
@@ -153,7 +158,9 @@ def _record(  # noqa: PLR0917 - one step of `observe`, with what it has in hand
 
 def _hold_of(known: _evidence.Known, row: Transaction) -> str:
     orig = row.orig_syssn or ""
-    return orig if orig in known.authorizations else known.owners[orig].authorization
+    if orig in known.authorizations:
+        return orig
+    return known.owners[orig].authorization if orig in known.owners else known.new_holds[orig]
 
 
 def add_foreign(tx: EvidenceTx, movement: Movement, orig: str | None, at: datetime) -> list[Discrepancy]:
@@ -185,6 +192,17 @@ def add_foreign(tx: EvidenceTx, movement: Movement, orig: str | None, at: dateti
     return wrong
 
 
+def _tell_kind(tx: EvidenceTx, movement: Movement, kind: str) -> None:
+    """A movement made elsewhere of which it was not known whether it was a capture or the unfreeze."""
+    tx.put_movement(evolve(movement, kind=kind))
+    hold = tx.get_authorization(movement.account, movement.authorization)
+    if hold is not None and kind == Operation.UNFREEZE:
+        moved = hold.foreign_captured - movement.amount
+        tx.put_authorization(
+            evolve(hold, foreign_captured=moved, foreign_unfrozen=hold.foreign_unfrozen + movement.amount)
+        )
+
+
 def _with_foreign(hold: Authorization, movement: Movement) -> Authorization:
     if movement.kind == Operation.REFUND:
         return evolve(hold, foreign_refunded=hold.foreign_refunded + movement.amount)
@@ -203,10 +221,11 @@ def adopt(tx: EvidenceTx, authorization: Authorization, rows: Sequence[Transacti
     words = {kind: frozenset(shown) for kind, shown in tx.get_words(authorization.account).items()}
     kinds = _evidence.kinds_of(rows, authorization, words)
     hold = authorization.syssn
+    unresolved = tx.get_unresolved(authorization.account, hold)
     new: list[tuple[Movement, str | None]] = []
     for row in rows:
         movement = Movement(authorization.account, row.syssn, kinds[row.syssn], hold, row.amount or 0)
-        if not _known_alike(tx, movement):
+        if not _known_alike(tx, movement) and not any(_might_be(row, entry) for entry in unresolved):
             new.append((movement, row.orig_syssn))
     registered = _verbs.register(tx, authorization)
     for movement, orig in new:
@@ -215,12 +234,19 @@ def adopt(tx: EvidenceTx, authorization: Authorization, rows: Sequence[Transacti
     return tx.get_authorization(registered.account, registered.syssn) or registered
 
 
+def _might_be(row: Transaction, entry: Entry) -> bool:
+    """A row that may be an entry's of ours in doubt is left to reconciliation."""
+    return (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
+
+
 def _known_alike(tx: EvidenceTx, movement: Movement) -> bool:
     owner = tx.get_movement(movement.account, movement.syssn)
     if owner is None:
         return False
     if owner.amount != movement.amount or len({owner.kind, movement.kind} - {"unknown"}) > 1:
         raise IdempotencyConflictError(f"{movement.syssn} is known as a {owner.kind} of {owner.amount}.")
+    if owner.kind == "unknown" != movement.kind:
+        _tell_kind(tx, owner, movement.kind)
     return True
 
 
@@ -251,7 +277,7 @@ def notice(tx: EvidenceTx, account: str, notification: Notification, at: datetim
         return Observed(fresh=False)
     known = _known(tx, account, (_as_row(notification),), ())
     ended = _apply(tx, account, notification, at)
-    wrong = _evidence.notified_though_ended(notification, known)
+    wrong = _noticed.notified_though_ended(notification, known)
     if wrong is not None:
         _verbs.note(tx, account, at, wrong)
     if ended is None and _explained(tx, account, notification):
@@ -278,7 +304,7 @@ def _as_row(notice: Notification) -> Transaction:
 
 def _apply(tx: EvidenceTx, account: str, notification: Notification, at: datetime) -> Entry | None:
     known = _known(tx, account, (_as_row(notification),), ())
-    meant = _evidence.weigh_notification(notification, known, at)
+    meant = _noticed.weigh_notification(notification, known, at)
     if meant is None:
         return None
     after = _verbs.conclude(tx, meant[0], meant[1], at)

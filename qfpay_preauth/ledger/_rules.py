@@ -258,6 +258,8 @@ def concluded(stored: Entry, verdict: Verdict, at: datetime, owner: Movement | N
         detail = f"syssn {verdict.result_syssn} already belongs to {taken}"
         doubt = evolve(verdict, judgement=Judgement.IN_DOUBT, result_syssn=None, detail=detail, mismatch=True)
         return Conclusion(_moved(stored, doubt, at), detail)
+    if taken:
+        verdict = evolve(verdict, result_syssn=None)  # a refusal takes nobody's id
     return Conclusion(_moved(stored, verdict, at), verdict.detail if verdict.mismatch else None)
 
 
@@ -301,7 +303,7 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
         message=verdict.message or stored.message,
         detail=verdict.detail,
         system_time=verdict.system_time or stored.system_time,
-        raw=verdict.raw or stored.raw,
+        raw=dict(verdict.raw) if verdict.raw else stored.raw,
         confirmed_by=verdict.confirmed_by if ended else None,
         concluded_at=at if ended else None,
         reason=verdict.reason,

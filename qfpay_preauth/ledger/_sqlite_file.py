@@ -9,7 +9,7 @@ from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
-from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
+from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError, shown
 
 APPLICATION_ID = 0x71667061  # "qfpa": tells our files from other programs' SQLite files
 VERSION = 1
@@ -23,7 +23,7 @@ def connect(path: Path, environment: str, *, create: bool) -> sqlite3.Connection
         ConfigurationError: missing and not to be created, in a folder that is not there, or another environment's.
         LedgerUnavailableError: empty, corrupt, of a newer version, or not a ledger.
     """
-    if not path.exists():
+    if not _exists(path):
         if not create:
             raise ConfigurationError(
                 f"There is no ledger at {path}.",
@@ -41,6 +41,13 @@ def connect(path: Path, environment: str, *, create: bool) -> sqlite3.Connection
             raise LedgerUnavailableError(f"The ledger at {path} cannot be opened: {error}.") from error
         raise
     return connection
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"No ledger can be at {shown(str(path))}: {error}.") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -66,7 +73,10 @@ def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None
             f"The file at {path} {what}; it is left as it is.",
             advice="Restore the ledger from its backup, or point to the right file. It is never recreated.",
         )
-    (found,) = connection.execute("SELECT value FROM meta WHERE name = 'environment'").fetchone()
+    row = connection.execute("SELECT value FROM meta WHERE name = 'environment'").fetchone()
+    if row is None:
+        raise LedgerUnavailableError(f"The ledger at {path} does not say whose it is; it is left as it is.")
+    (found,) = row
     if found != environment:
         raise ConfigurationError(f"The ledger at {path} belongs to {found}, not to {environment}.")
 
@@ -75,9 +85,9 @@ def _make(path: Path, environment: str) -> None:
     """Make the file complete under another name, then link it into place: who comes second takes the first's."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"A ledger cannot be made at {path}: {error.strerror}.", advice="Make the folder first."
+            f"A ledger cannot be made at {shown(str(path), 200)}: {error}.", advice="Make the folder first."
         ) from error
     os.close(handle)
     try:

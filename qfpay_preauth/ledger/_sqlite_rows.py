@@ -52,29 +52,35 @@ _GET_AUTHORIZATION = f"SELECT {_names(Authorization)} FROM authorizations WHERE 
 _GET_MOVEMENT = f"SELECT {_names(Movement)} FROM movements WHERE account = ? AND syssn = ?"  # noqa: S608
 _SELECT_ENTRY = f"SELECT {_names(Entry)} FROM entries WHERE account = ?"  # noqa: S608
 _GET_ENTRY = f"{_SELECT_ENTRY} AND idempotency_key = ?"
-_GET_UNRESOLVED = f"{_SELECT_ENTRY} AND authorization = ? AND {_UNRESOLVED}"
+# the planner, having no statistics, might take the primary key and read an account's whole history
+_FROM_UNRESOLVED = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_unresolved")
+_FROM_DOUBTS = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_doubts")
+_FROM_NUMBER = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_number")
+_FROM_HOLD = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_of_hold")
+_FROM_EXECUTED = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_executed")
+_GET_UNRESOLVED = f"{_FROM_UNRESOLVED} AND authorization = ? AND {_UNRESOLVED}"
 _GET_DOUBTS = (
-    f"{_SELECT_ENTRY} AND {_UNRESOLVED} AND (state = 'in_doubt' OR doubt_at <= ?) "
+    f"{_FROM_DOUBTS} AND {_UNRESOLVED} AND (state = 'in_doubt' OR doubt_at <= ?) "
     "AND (reserved_at, idempotency_key) > (?, ?) ORDER BY reserved_at, idempotency_key LIMIT ?"
 )
 _GET_EVENTS = f"SELECT {_names(Event)} FROM events WHERE account = ? AND idempotency_key = ? ORDER BY id"  # noqa: S608
 
 
 _GET_BY_NUMBER = (
-    f"{_SELECT_ENTRY} AND out_trade_no = ? AND out_trade_no IS NOT NULL AND operation <> 'unfreeze' "
+    f"{_FROM_NUMBER} AND out_trade_no = ? AND out_trade_no IS NOT NULL AND operation <> 'unfreeze' "
     "ORDER BY reserved_at LIMIT 1"
 )
 _OWNS_MOVEMENT = "SELECT 1 FROM movements WHERE account = ? AND idempotency_key = ? LIMIT 1"
-_GET_OF_HOLD = f"{_SELECT_ENTRY} AND authorization = ? ORDER BY reserved_at, idempotency_key"
+_GET_OF_HOLD = f"{_FROM_HOLD} AND authorization = ? ORDER BY reserved_at, idempotency_key"
 _GET_EXECUTED = (
-    f"{_SELECT_ENTRY} AND state = 'executed' AND (concluded_at, idempotency_key) > (?, ?) AND concluded_at < ? "
+    f"{_FROM_EXECUTED} AND state = 'executed' AND (concluded_at, idempotency_key) > (?, ?) AND concluded_at < ? "
     "ORDER BY concluded_at, idempotency_key LIMIT ?"
 )
 _NOTICE = "kind, syssn, orig_syssn, out_trade_no, amount, currency, code, raw, orig_out_trade_no, system_time, digest"
 _GET_OPEN_NOTICES = f"SELECT {_NOTICE} FROM notices WHERE account = ? AND open = 1"  # noqa: S608 - our own names
 _GET_EXPIRING = (
-    f"SELECT {_names(Authorization)} FROM authorizations WHERE account = ? "  # noqa: S608 - our own names
-    "AND captured + foreign_captured < amount AND unfrozen + foreign_unfrozen = 0 "
+    f"SELECT {_names(Authorization)} FROM authorizations INDEXED BY authorizations_open "  # noqa: S608 - our own names
+    "WHERE account = ? AND captured + foreign_captured < amount AND unfrozen + foreign_unfrozen = 0 "
     "AND coalesce(authorized_at, registered_at) + coalesce(capture_window, ?) < ? "
     "ORDER BY coalesce(authorized_at, registered_at) + coalesce(capture_window, ?)"
 )
@@ -189,6 +195,10 @@ class SqliteTransaction:
             (account, _us(read_until)),
         )
 
+    def lower_bookmark(self, account: str, moment: datetime) -> None:
+        values = (_us(moment), account, _us(moment))
+        self._run("UPDATE bookmarks SET read_until = ? WHERE account = ? AND read_until > ?", values)
+
     def get_expiring(self, account: str, before: datetime, default_window: timedelta | None) -> Sequence[Authorization]:
         default = _plain(default_window)
         rows = self._run(_GET_EXPIRING, (account, default, _us(before), default))
@@ -226,7 +236,7 @@ def _plain(value: Any) -> Any:
         return value // _MICROSECOND
     if isinstance(value, bool):
         return int(value)
-    return json.dumps(value) if isinstance(value, dict) else value
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
 
 
 def _authorization(row: Sequence[Any]) -> Authorization:

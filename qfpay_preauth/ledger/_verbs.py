@@ -48,6 +48,7 @@ class Transaction(Protocol):
     def put_movement(self, movement: Movement) -> None: ...
     def put_entry(self, entry: Entry) -> None: ...
     def add_event(self, event: Event) -> None: ...
+    def lower_bookmark(self, account: str, moment: datetime) -> None: ...
     def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool: ...
 
 
@@ -61,6 +62,7 @@ def register(tx: Transaction, authorization: Authorization) -> Authorization:
     if owner is not None:
         raise IdempotencyConflictError(f"{authorization.syssn} is already known as a {owner.kind}.")
     tx.put_authorization(authorization)
+    tx.lower_bookmark(authorization.account, authorization.authorized_at or authorization.registered_at)
     hold = (authorization.account, authorization.syssn, AUTHORIZATION, authorization.syssn, authorization.amount)
     tx.put_movement(Movement(*hold))
     tx.add_event(
@@ -117,10 +119,12 @@ def _authorization(tx: Transaction, request: Request, syssn: str) -> Authorizati
 def _capture_to_refund(tx: Transaction, request: Request) -> Movement:
     capture = tx.get_movement(request.account, request.syssn)
     if capture is None or capture.kind != Operation.CAPTURE or not capture.executed:
-        known = f"is a {capture.kind}" if capture and capture.kind != Operation.CAPTURE else "is not known"
-        raise UnknownCaptureError(
-            f"{request.syssn} {known} as an executed capture.", idempotency_key=request.idempotency_key
-        )
+        why = "is not known as an executed capture"
+        if capture and capture.kind == "unknown":
+            why = "was made elsewhere, and the gateway has not shown yet whether it is a capture: reconcile() first"
+        elif capture and capture.kind != Operation.CAPTURE:
+            why = f"is the syssn of an {capture.kind}, not of a capture".replace("an refund", "a refund")
+        raise UnknownCaptureError(f"{request.syssn} {why}.", idempotency_key=request.idempotency_key)
     return capture
 
 
@@ -135,7 +139,10 @@ def conclude(tx: Transaction, entry: Entry, verdict: Verdict, at: datetime) -> E
     if after is not stored:
         _write_conclusion(tx, stored, after, verdict, at)
     if conclusion.discrepancy:
-        note(tx, after.account, at, _mismatch(after, verdict, conclusion.discrepancy))
+        what = conclusion.discrepancy
+        tx.put_discrepancy(after.account, at, _mismatch(after, verdict, what))
+        where = (after.authorization, after.idempotency_key)
+        tx.add_event(Event(after.account, at, "discrepancy", *where, amount=after.amount, detail=what))
     return after
 
 

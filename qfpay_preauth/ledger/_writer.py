@@ -47,6 +47,7 @@ class Writer:
         self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="qfpay-ledger", daemon=True)
         self._thread.start()
 
@@ -57,20 +58,23 @@ class Writer:
             LedgerUnavailableError: it could not be read or written, or the ledger is closed.
             PreauthError: what the job itself decided.
         """
-        if self._closed or os.getpid() != self._pid:
-            where = "is closed" if self._closed else "was opened before this process was forked"
-            raise LedgerUnavailableError(f"The ledger at {self._path} {where}.")
+        if os.getpid() != self._pid:
+            raise LedgerUnavailableError(f"The ledger at {self._path} was opened before this process was forked.")
         loop = asyncio.get_running_loop()
         job = Job(work, writes, loop, loop.create_future())
-        self._jobs.put(job)
+        with self._closing:
+            if self._closed:
+                raise LedgerUnavailableError(f"The ledger at {self._path} is closed.")
+            self._jobs.put(job)
         return await job.future
 
     async def close(self) -> None:
         """Finish what was accepted, then end the thread and the connection."""
-        if self._closed:
-            return
-        self._closed = True
-        self._jobs.put(None)
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)  # after it no job is accepted, so every accepted one is done
         await in_own_thread(self._thread.join)
 
     # ------------------------------------------------------------------ on the thread
@@ -97,37 +101,44 @@ class Writer:
 
     def _run_batch(self, jobs: list[Job]) -> None:
         try:
-            self._transact(jobs)
-        except (sqlite3.Error, OSError, LedgerUnavailableError):
+            self._begin(jobs)
+        except (sqlite3.Error, LedgerUnavailableError) as error:
             for job in jobs:
-                try:
-                    self._transact([job])
-                except (sqlite3.Error, OSError, LedgerUnavailableError) as error:
-                    job.error = _unavailable(self._path, error)
+                job.error = _unavailable(self._path, error)
+            return
+        try:
+            self._finish(jobs)
+        except Exception as error:
+            if len(jobs) == 1:
+                failed = isinstance(error, sqlite3.Error | OSError | LedgerUnavailableError)
+                jobs[0].error = _unavailable(self._path, error) if failed else error
+                return
+            for job in jobs:
+                self._run_batch([job])
 
-    def _transact(self, jobs: list[Job]) -> None:
+    def _begin(self, jobs: list[Job]) -> None:
         if _identity(self._path) != self._identity:
             raise LedgerUnavailableError(f"The file at {self._path} was replaced or removed while in use.")
-        run = self._connection.execute
-        run("BEGIN IMMEDIATE" if any(job.writes for job in jobs) else "BEGIN")
+        self._connection.execute("BEGIN IMMEDIATE" if any(job.writes for job in jobs) else "BEGIN")
+
+    def _finish(self, jobs: list[Job]) -> None:
         try:
             for job in jobs:
                 self._run_job(job)
-            run("COMMIT")
+            self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
-                run("ROLLBACK")
+                self._connection.execute("ROLLBACK")
             raise
 
     def _run_job(self, job: Job) -> None:
         job.outcome, job.error = None, None
+        before = self._connection.total_changes
         try:
             job.outcome = job.work(self._tx)
         except PreauthError as error:
-            job.error = error
-        except (sqlite3.Error, OSError):
-            raise
-        except Exception as error:  # a defect in one job must reach its caller, not end the thread
+            if self._connection.total_changes != before:
+                raise  # it wrote before it decided: nothing of it may stay
             job.error = error
 
 

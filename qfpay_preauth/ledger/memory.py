@@ -6,6 +6,8 @@ import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from attrs import evolve
+
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -145,6 +147,10 @@ class MemoryLedger(Ledger):
 
     # ------------------------------------------------------------------ the transaction that the verbs see
 
+    def lower_bookmark(self, account: str, moment: datetime) -> None:
+        if account in self._bookmarks:
+            self._bookmarks[account] = min(moment, self._bookmarks[account])
+
     def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
         key = self._by_number.get((account, out_trade_no))
         return None if key is None else self._entries[account, key]
@@ -188,7 +194,8 @@ class MemoryLedger(Ledger):
         return self._movements.get((account, syssn))
 
     def get_entry(self, account: str, idempotency_key: str) -> Entry | None:
-        return self._entries.get((account, idempotency_key))
+        entry = self._entries.get((account, idempotency_key))
+        return entry if entry is None or entry.raw is None else evolve(entry, raw=dict(entry.raw))
 
     def get_unresolved(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(self._unresolved.get((account, authorization), {}).values())
@@ -202,6 +209,8 @@ class MemoryLedger(Ledger):
             self._owning.add((movement.account, movement.idempotency_key))
 
     def put_entry(self, entry: Entry) -> None:
+        if entry.raw is not None:
+            entry = evolve(entry, raw=dict(entry.raw))  # nobody else holds what is stored
         self._entries[entry.account, entry.idempotency_key] = entry
         hold = (entry.account, entry.authorization)
         self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None

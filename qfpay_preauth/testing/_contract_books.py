@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from attrs import evolve, exceptions, fields
@@ -142,6 +143,7 @@ class DoubtCases(Cases):
             found: list[Entry] = []
             while page := await _doubts(s, 5, found[-1] if found else None, limit):
                 assert len(page) <= limit
+                assert found[-1:] != page[:1], "a page repeats the entry that it goes on after"
                 found += page
             assert [entry.idempotency_key for entry in found] == wanted
 
@@ -234,7 +236,9 @@ class ValueCases(Cases):
         books = await s.ledger.books(s.account, HOLD)
         movement = await s.ledger.movement(s.account, "CAP-1")
         assert books is not None
-        for value in (books, books.authorization, books.unresolved[0], movement, (await s.events("k1"))[0]):
+        assert movement is not None
+        values: tuple[Any, ...] = (books, books.authorization, books.unresolved[0], movement, (await s.events("k1"))[0])
+        for value in values:
             for each in fields(type(value)):
                 with pytest.raises(exceptions.FrozenInstanceError):
                     setattr(value, each.name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import MappingProxyType
+from typing import Any
 
 from attrs import evolve
 
@@ -25,9 +26,14 @@ class JudgementCases(Cases):
         """A yes ends the entry with all that the answer said, moves the claim to captured, and owns its syssn."""
         await s.hold()
         held = (await s.capture("k1", 300)).entry
-        said = {"code": "0000", "message": "成功", "system_time": moment(1), "raw": {"txamt": "300", "n": 1, "x": None}}
+        said: dict[str, Any] = {
+            "code": "0000",
+            "message": "成功",
+            "system_time": moment(1),
+            "raw": {"txamt": "300", "n": 1, "x": None},
+        }
         after = await s.end(held, EXECUTED, "CAP-1", at_s=2, **said)
-        ended = {"state": State.EXECUTED, "concluded_at": moment(2), "confirmed_by": ConfirmedBy.ANSWER}
+        ended: dict[str, Any] = {"state": State.EXECUTED, "concluded_at": moment(2), "confirmed_by": ConfirmedBy.ANSWER}
         assert after == evolve(held, result_syssn="CAP-1", **said, **ended)
         assert await s.entry("k1") == after
         sums = await s.sums()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from attrs import evolve
 
@@ -173,7 +174,7 @@ class TogetherCases(Cases):
         await s.check_fold(["k1"])
 
 
-def _dates(at_s: float) -> dict[str, object]:
+def _dates(at_s: float) -> dict[str, Any]:
     return {"reserved_at": moment(at_s), "send_by": moment(at_s + SEND_BY_S), "doubt_at": moment(at_s + DOUBT_AT_S)}
 
 

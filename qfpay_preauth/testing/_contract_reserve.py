@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from attrs import evolve
 
@@ -30,9 +31,9 @@ class RegisterCases(Cases):
     @case
     async def test_register_keeps_every_value(self, s: Scene) -> None:
         """A registered hold reads back as it was given, and owns its own syssn."""
-        window = {"authorized_at": moment(-5), "capture_window": timedelta(days=7)}
+        window: dict[str, Any] = {"authorized_at": moment(-5), "capture_window": timedelta(days=7)}
         given = await s.hold(1_000, **window)
-        assert given == Authorization(s.account, HOLD, 1_000, "HKD", f"ORDER-{HOLD}", START, **window)  # type: ignore[arg-type]
+        assert given == Authorization(s.account, HOLD, 1_000, "HKD", f"ORDER-{HOLD}", START, **window)
         assert await s.sums() == given
         owner = await s.ledger.movement(s.account, HOLD)
         assert owner is not None

@@ -120,8 +120,8 @@ def test_the_key_can_be_typed_unseen() -> None:
     watchdog.start()
     assert process.stderr is not None
     asked = b""
-    while b"hidden" not in asked:
-        asked += process.stderr.read(1)  # the echo is off before it asks
+    while b"hidden" not in asked and (more := process.stderr.read(1)):
+        asked += more  # the echo is off before it asks
     os.write(ours, b"abcd1234\n")
     shown, errors = process.communicate()
     watchdog.cancel()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from attrs import frozen
 
-from qfpay_preauth import Outcome, OutcomeUnknownError, PreauthClient, PreauthError, State
+from qfpay_preauth import Entry, Outcome, OutcomeUnknownError, PreauthClient, PreauthError, State
 from qfpay_preauth._models import Result
 from qfpay_preauth.testing import Gateway
 from tests.support import registered
@@ -32,14 +33,14 @@ class Scene:
     async def run(self, key: str = "key", amount: int | None = None, **timing: float) -> Result:
         """The operation once, through the public face."""
         if self.operation == "unfreeze":
-            return await self.client.unfreeze(self.target, idempotency_key=key, **timing)
+            return await self.client.unfreeze(self.target, None, idempotency_key=key, **timing)
         method = self.client.capture if self.operation == "capture" else self.client.refund
         return await method(self.target, amount or self.amount, idempotency_key=key, **timing)
 
-    async def fails(self, key: str = "key", **timing: float) -> PreauthError:
+    async def fails(self, key: str = "key", amount: int | None = None, **timing: float) -> PreauthError:
         """The one error that the operation ends with."""
         try:
-            result = await self.run(key, **timing)
+            result = await self.run(key, amount, **timing)
         except PreauthError as error:
             return error
         raise AssertionError(f"no error but {result}")
@@ -104,8 +105,36 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
-    """Poll what another process or thread brings about."""
+async def until(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0) -> None:
+    """Wait for what no event tells: another process, a thread, an entry in the ledger."""
     async with asyncio.timeout(within_s):
-        while not await condition():
-            await asyncio.sleep(0.01)
+        while True:
+            found = condition()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.0002)
+
+
+async def ended(client: PreauthClient, key: str) -> Entry | None:
+    """The entry under `key` once it is no longer held; None where there is none."""
+
+    async def settled() -> bool:
+        entry = await client.entry(key)
+        return entry is None or entry.state is not State.HELD
+
+    await until(settled)
+    return await client.entry(key)
+
+
+async def reserved(client: PreauthClient, key: str) -> None:
+    """Return as soon as there is an entry under `key`."""
+
+    async def there() -> bool:
+        return await client.entry(key) is not None
+
+    await until(there)
+
+
+def bytes_in(folder: Path) -> bytes:
+    """Everything that the files of a folder hold."""
+    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))

@@ -13,12 +13,14 @@ import pytest
 
 from qfpay_preauth import NotSentError, OutcomeUnknownError, PreauthClient, PreauthError, State
 from qfpay_preauth.testing import Gateway
-from tests.client.kit import OPERATIONS, Scene, captured_at, scene, sent, turns
+from tests.client.kit import OPERATIONS, Scene, captured_at, ended, reserved, scene, sent, turns, until
 from tests.support import client_of, registered, sqlite_url
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def client(request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway) -> AsyncIterator[PreauthClient]:
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway
+) -> AsyncIterator[PreauthClient]:
     ledger = "memory://" if request.param == "memory" else sqlite_url(tmp_path)
     async with client_of(qfpay_gateway, ledger, timeout_total_s=5) as client:
         yield client
@@ -33,8 +35,7 @@ async def cancelled(call: asyncio.Task[object]) -> None:
 
 async def check_afterwards(one: Scene, key: str) -> None:
     """Whatever the cancelling hit: no second execution, no lost claim, and the key answers sensibly."""
-    while (entry := await one.client.entry(key)) is not None and entry.state is State.HELD:
-        await asyncio.sleep(0)
+    entry = await ended(one.client, key)
     before = one.sent()
     executed_before = one.executed()
     if entry is not None and entry.state is State.NOT_EXECUTED:
@@ -93,8 +94,7 @@ async def test_cancelled_in_the_middle_of_a_fault(client: PreauthClient, qfpay_g
         await turns(steps)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        while (entry := await client.entry(f"k{steps}")) is not None and entry.state is State.HELD:
-            await asyncio.sleep(0)
+        entry = await ended(client, f"k{steps}")
         qfpay_gateway.faults.clear()
         claim = 1_000 if entry is not None and entry.state in (State.IN_DOUBT, State.EXECUTED) else 0
         assert (await client.balance(syssn)).capturable == 50_000 - claim
@@ -145,12 +145,10 @@ async def test_cancelled_while_connecting(qfpay_gateway: Gateway) -> None:
         hanging = asyncio.create_task(client.capture(first, 1_000, idempotency_key="first"))
         await qfpay_gateway.wait_hanging()
         call: asyncio.Task[object] = asyncio.create_task(client.capture(second, 1_000, idempotency_key="k"))
-        while await client.entry("k") is None:
-            await asyncio.sleep(0)
+        await reserved(client, "k")
         await turns(10)
         await cancelled(call)
-        while (entry := await client.entry("k")) is not None and entry.state is State.HELD:
-            await asyncio.sleep(0)
+        entry = await ended(client, "k")
         assert entry is not None
         assert (entry.state, entry.rerunnable) == (State.NOT_EXECUTED, True)
         assert (await client.balance(second)).capturable == 50_000
@@ -193,8 +191,7 @@ async def test_cancelled_between_attempts(client: PreauthClient, qfpay_gateway: 
     one = await scene(qfpay_gateway, client, "capture")
     qfpay_gateway.faults.add("rate_limited", operation="capture", retry_after="30")
     call: asyncio.Task[object] = asyncio.create_task(one.run())
-    while not one.sent():
-        await asyncio.sleep(0)
+    await until(lambda: one.sent() > 0)
     await turns(50)
     await cancelled(call)
     async with asyncio.timeout(5):
@@ -237,7 +234,9 @@ async def test_nothing_is_left(tmp_path: Path, qfpay_gateway: Gateway) -> None:
     tasks, threads, sockets = asyncio.all_tasks(), set(threading.enumerate()), _sockets()
     async with client_of(qfpay_gateway, sqlite_url(tmp_path)) as client:
         syssn = await registered(client, qfpay_gateway)
-        for number, kind in enumerate(("delay", "drop_after", "cut", "huge", "rate_limited", "redirect", "reset_after")):
+        for number, kind in enumerate(
+            ("delay", "drop_after", "cut", "huge", "rate_limited", "redirect", "reset_after")
+        ):
             qfpay_gateway.faults.add(kind, operation="capture")
             call = client.capture(syssn, 1_000 + number, idempotency_key=f"k{number}")
             await asyncio.gather(call, return_exceptions=True)
@@ -274,8 +273,7 @@ async def test_closing_lets_calls_end(client: PreauthClient, qfpay_gateway: Gate
     syssn = await registered(client, qfpay_gateway)
     qfpay_gateway.faults.add("delay", operation="capture", seconds=0.05)
     calls = [asyncio.create_task(client.capture(syssn, 1_000, idempotency_key=f"k{n}")) for n in range(5)]
-    while not sent(qfpay_gateway):
-        await asyncio.sleep(0)
+    await until(lambda: sent(qfpay_gateway) > 0)
     await client.aclose()
     assert [(await call).amount for call in calls] == [1_000] * 5
     assert captured_at(qfpay_gateway, syssn) == {1_000: 5}

@@ -67,14 +67,16 @@ LEDGERS = ("memory", "sqlite")
 
 
 @pytest.fixture(params=LEDGERS)
-async def client(request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway) -> AsyncIterator[PreauthClient]:
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway
+) -> AsyncIterator[PreauthClient]:
     ledger = "memory://" if request.param == "memory" else sqlite_url(tmp_path)
     async with client_of(qfpay_gateway, ledger, timeout_total_s=2) as client:
         yield client
 
 
-async def _doubt(one: Scene, executed: bool, **timing: float) -> None:
-    error = await one.fails(**timing)
+async def _doubt(one: Scene, executed: bool, deadline_s: float = 30) -> None:
+    error = await one.fails(deadline_s=deadline_s)
     assert isinstance(error, OutcomeUnknownError)
     assert error.outcome is Outcome.UNKNOWN
     assert (one.sent(), one.executed()) == (1, int(executed))
@@ -168,9 +170,7 @@ async def test_rate_limited_for_good(client: PreauthClient, qfpay_gateway: Gatew
 
 
 @pytest.mark.parametrize("operation", ["capture", "refund"])
-async def test_swapped_answers_conclude_nothing(
-    client: PreauthClient, qfpay_gateway: Gateway, operation: str
-) -> None:
+async def test_swapped_answers_conclude_nothing(client: PreauthClient, qfpay_gateway: Gateway, operation: str) -> None:
     """Two answers exchanged on the wire: both operations are in doubt, none is executed twice."""
     first = await scene(qfpay_gateway, client, operation, amount=10_000)
     syssn = qfpay_gateway.hold(50_000)

@@ -1,4 +1,4 @@
-"""One key moves money once: replays, conflicts, queues, other clients on the same ledger, and our own books' refusals."""
+"""One key moves money once: replays, conflicts, queues, several clients on one ledger, and our own books' refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from tests.support import client_of, registered, sqlite_url
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-async def client(request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway) -> AsyncIterator[PreauthClient]:
+async def client(
+    request: pytest.FixtureRequest, tmp_path: Path, qfpay_gateway: Gateway
+) -> AsyncIterator[PreauthClient]:
     ledger = "memory://" if request.param == "memory" else sqlite_url(tmp_path)
     async with client_of(qfpay_gateway, ledger, timeout_total_s=5) as client:
         yield client
@@ -152,12 +154,10 @@ async def test_a_queued_call_ends_at_its_deadline(qfpay_gateway: Gateway) -> Non
         second = asyncio.create_task(client.capture(syssn, 1_002, idempotency_key="second"))
         await turns(5)
         qfpay_gateway.release()
-        waiting = []
+        waiting: list[asyncio.Task[Capture]] = []
         while qfpay_gateway.server.hanging == 0 or len(waiting) < 40:
             key = f"k{len(waiting)}"
-            waiting.append(
-                asyncio.create_task(client.capture(syssn, 2_000, idempotency_key=key, deadline_s=0.1))
-            )
+            waiting.append(asyncio.create_task(client.capture(syssn, 2_000, idempotency_key=key, deadline_s=0.1)))
             await asyncio.sleep(0)
         done, pending = await asyncio.wait(waiting, timeout=2)
         qfpay_gateway.release()
@@ -278,9 +278,7 @@ async def test_one_unfreeze_and_nothing_after_it(client: PreauthClient, qfpay_ga
 
 
 @pytest.mark.parametrize("kind", ["drop_before", "drop_after"])
-async def test_an_unfreeze_in_doubt_closes_the_hold(
-    client: PreauthClient, qfpay_gateway: Gateway, kind: str
-) -> None:
+async def test_an_unfreeze_in_doubt_closes_the_hold(client: PreauthClient, qfpay_gateway: Gateway, kind: str) -> None:
     """While an unfreeze is in doubt neither a capture nor a second unfreeze is sent."""
     one = await scene(qfpay_gateway, client, "unfreeze")
     qfpay_gateway.faults.add(kind, operation="unfreeze")

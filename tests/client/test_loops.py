@@ -11,7 +11,7 @@ import pytest
 
 from qfpay_preauth import ConfigurationError, PreauthClient, PreauthError
 from qfpay_preauth.testing import Config, Gateway
-from tests.client.kit import captured_at, turns
+from tests.client.kit import captured_at, turns, until
 from tests.support import client_of, registered, sqlite_url
 
 
@@ -92,8 +92,7 @@ def test_a_client_in_each_of_two_threads(tmp_path: Path) -> None:
             threads = [threading.Thread(target=thread, args=(gateway.url, syssn, name)) for name in ("a", "b")]
             for each in threads:
                 each.start()
-            while any(each.is_alive() for each in threads):
-                await asyncio.sleep(0.01)
+            await until(lambda: not any(each.is_alive() for each in threads))
             done = captured_at(gateway, syssn)
             assert all(done[100 + number] <= 1 for number in range(20))
             assert all(done[300 + number] <= 2 for number in range(20))

@@ -30,7 +30,7 @@ from qfpay_preauth._clock import SystemClock
 from qfpay_preauth._limits import Budget, Permit
 from qfpay_preauth._transport import Body
 from qfpay_preauth.testing import Gateway
-from tests.client.kit import OPERATIONS, scene, sent
+from tests.client.kit import OPERATIONS, reserved, scene, sent
 from tests.support import QUICK, client_of, registered
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -197,8 +197,7 @@ async def test_send_by_is_kept(qfpay_gateway: Gateway) -> None:
         hanging = asyncio.create_task(client.capture(first, 1_000, idempotency_key="a"))
         await qfpay_gateway.wait_hanging()
         waiting = asyncio.create_task(client.capture(second, 1_000, idempotency_key="b"))
-        while await client.entry("b") is None:
-            await asyncio.sleep(0)
+        await reserved(client, "b")
         clock.ahead = timedelta(hours=1)
         qfpay_gateway.release()
         with pytest.raises(NotSentError) as caught:
@@ -325,7 +324,7 @@ async def test_a_closed_body_is_never_written(how: str) -> None:
     body.taken = how == "taken"
     async with server(talk) as port, aiohttp.ClientSession() as session:
         with pytest.raises(Exception, match=r"(?i)fail|handed|called off|too late|connection"):
-            await session.post(f"http://127.0.0.1:{port}/", data=body)
+            await session.post(f"http://127.0.0.1:{port}/", data=body, timeout=aiohttp.ClientTimeout(total=2))
         await gone.wait()
     assert body.taken is (how == "taken")
     assert all(b"txamt" not in each for each in received)

@@ -1,4 +1,4 @@
-"""The client key and card numbers appear nowhere: not in logs, reprs, errors, pickles, tracebacks, nor the ledger file."""
+"""The client key and card numbers appear nowhere: logs, reprs, errors, pickles, tracebacks, the ledger's files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ import pytest
 
 from qfpay_preauth import ConfigurationError, Credentials, Outcome, PreauthClient, PreauthError
 from qfpay_preauth.testing import Gateway
-from tests.client.kit import Scene, scene
+from tests.client.kit import Scene, bytes_in, scene
 from tests.support import client_of, sqlite_url
 
 # put together here, so that no source line that a traceback shows holds it
 KEY = "".join(["Hidden", "Client", "Key", "0815"])
 OTHER_KEYS = ["".join([name, "Key", "4711"]) for name in ("Notify", "Older", "OlderNotify")]
 CARD = "".join(["4111", "1111", "1111", "1111"])
-FAULTS = ("drop_before", "reset_after", "cut", "garbled", "redirect", "missigned", "rate_limited", "status_after", "huge")
+FAULTS = (
+    "drop_before",
+    "reset_after",
+    "cut",
+    "garbled",
+    "redirect",
+    "missigned",
+    "rate_limited",
+    "status_after",
+    "huge",
+)
 
 
 def _told(error: BaseException) -> str:
@@ -83,15 +93,15 @@ async def test_nothing_tells_the_key(
             result = await one.run("good", 5_000)
             doubts = [doubt async for doubt in client.in_doubt()]
             rows = [row async for row in client.query(syssn=one.syssn)]
-            files = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+            files = bytes_in(tmp_path)
             shown = [client, client._credentials, client._running, result, doubts, rows, client.settings]
             texts = [f"{each!r} {each}" for each in shown]
             await client.resolve(doubts[0].idempotency_key, Outcome.NOTHING_HAPPENED, reason="asked QFPay")
     assert len(errors) == len(FAULTS) + 4
     assert all(_hidden(text) for text in [*texts, *map(_told, errors), caplog.text, *capfd.readouterr()])
-    assert b"ledger" in files or len(files) > 4_096
+    assert b"good" in files  # the files that were read are the ledger's
     assert KEY.encode() not in files
-    files = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    files = bytes_in(tmp_path)
     assert KEY.encode() not in files
 
 
@@ -181,13 +191,15 @@ async def test_card_numbers_are_not_kept(
             qfpay_gateway.faults.add("altered", operation="query", changes=CARD_ANSWERS[name], rows=True)
             with contextlib.suppress(PreauthError):
                 texts += [repr((row, row.raw)) async for row in client.query(syssn=one.syssn)]
-            files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    files += b"".join(path.read_bytes() for path in tmp_path.iterdir())
+            files = bytes_in(tmp_path)
+    files += bytes_in(tmp_path)
     assert not [text for text in texts for card in (CARD, SPACED) if card in text]
     assert not [card for card in (CARD, SPACED) if card.encode() in files]
 
 
-@pytest.mark.parametrize("garbage", [f"HTTQ {CARD} x\r\n\r\n", f"HTTP/1.1 2x {CARD}\r\n\r\n", f"HTTP/1.1 200 OK\r\n{CARD}\r\n\r\n"])
+@pytest.mark.parametrize(
+    "garbage", [f"HTTQ {CARD} x\r\n\r\n", f"HTTP/1.1 2x {CARD}\r\n\r\n", f"HTTP/1.1 200 OK\r\n{CARD}\r\n\r\n"]
+)
 async def test_card_numbers_in_a_broken_status_line(tmp_path: Path, garbage: str) -> None:
     """Nor what comes where an HTTP status line should be; and the detail is one printable line."""
 
@@ -209,4 +221,4 @@ async def test_card_numbers_in_a_broken_status_line(tmp_path: Path, garbage: str
     assert entry.detail is not None
     assert entry.detail.isprintable()
     assert CARD not in _told(caught.value) + repr(entry)
-    assert CARD.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert CARD.encode() not in bytes_in(tmp_path)

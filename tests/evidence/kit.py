@@ -69,7 +69,9 @@ async def lose(
         await client.capture(syssn, amount, idempotency_key=key, patience_s=0)
 
 
-async def lose_unfreeze(client: PreauthClient, gateway: Gateway, syssn: str, key: str, fault: str = "drop_after") -> None:
+async def lose_unfreeze(
+    client: PreauthClient, gateway: Gateway, syssn: str, key: str, fault: str = "drop_after"
+) -> None:
     """An unfreeze whose answer is lost, left in doubt."""
     gateway.faults.add(fault, operation="unfreeze")
     with pytest.raises(OutcomeUnknownError):
@@ -157,7 +159,9 @@ class Heard:
         return [event.kind for event in self.events]
 
 
-def hearing_client(gateway: Gateway, hook: Callable[[Event], None], ledger: Any = "memory://", **settings: Any) -> PreauthClient:
+def hearing_client(
+    gateway: Gateway, hook: Callable[[Event], None], ledger: Any = "memory://", **settings: Any
+) -> PreauthClient:
     """A client with an `on_event` hook."""
     client = client_of(gateway, ledger, **settings)
     client._on_event = hook

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from qfpay_preauth._evidence import Findings, Known, weigh, weigh_notification
+from qfpay_preauth._evidence import Findings, Known, weigh
 from qfpay_preauth._models import (
     Authorization,
     Entry,
@@ -22,6 +22,7 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth._noticed import weigh_notification
 from tests.unit.kit import HOLD, NOW, ORDER, OWN, REFUND_NUMBER, TAKEN, entry_of
 
 __all__ = ["HOLD", "NOW", "ORDER", "OWN", "REFUND_NUMBER", "TAKEN"]

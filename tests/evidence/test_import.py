@@ -57,6 +57,22 @@ async def test_with_captures_and_refunds(qfpay_gateway: Gateway) -> None:
         await check_equal(client, qfpay_gateway, syssn)
 
 
+@pytest.mark.parametrize("taught", ["before", "after"])
+async def test_an_imported_capture_can_be_refunded_once_words_are_known(qfpay_gateway: Gateway, taught: str) -> None:
+    """A hold's only capture, imported, can be refunded as soon as the gateway's words were shown."""
+    async with client_of(qfpay_gateway) as client:
+        syssn = qfpay_gateway.hold(HOLD)
+        capture = qfpay_gateway.portal_capture(syssn, LOST)
+        if taught == "before":
+            await teach_words(client, qfpay_gateway)
+        await client.import_authorization(syssn=syssn)
+        if taught == "after":
+            await teach_words(client, qfpay_gateway)
+            await client.reconcile()
+        assert (await client.refund(capture, 600, idempotency_key="back")).amount == 600
+        await check_equal(client, qfpay_gateway, syssn)
+
+
 @pytest.mark.parametrize("taught", [True, False])
 async def test_an_unfrozen_hold(qfpay_gateway: Gateway, taught: bool) -> None:
     """A hold that was unfrozen is imported as closed: nothing more is sent on it, whatever is known of words."""
@@ -85,7 +101,7 @@ async def test_over_months() -> None:
         gateway.portal_capture(syssn, 1_000)
         clock.ahead = timedelta(days=2)
         gateway.portal_capture(syssn, 2_000)
-        clock.ahead = timedelta(days=35)
+        clock.ahead = timedelta(days=20)
         async with set_clock(client_of(gateway), clock) as client:
             await client.import_authorization(out_trade_no="JANUARY")
             assert (await client.balance(syssn)).foreign == 3_000
@@ -178,7 +194,9 @@ async def test_bad_arguments(qfpay_gateway: Gateway, given: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    "changes", [{"txamt": None}, {"txcurrcd": None}, {"out_trade_no": None}, {"txcurrcd": "XXX"}, {"txamt": "0"}], ids=str
+    "changes",
+    [{"txamt": None}, {"txcurrcd": None}, {"out_trade_no": None}, {"txcurrcd": "XXX"}, {"txamt": "0"}],
+    ids=str,
 )
 async def test_an_incomplete_hold(qfpay_gateway: Gateway, changes: dict[str, str | None]) -> None:
     """A row that lacks what a hold needs is refused, and nothing is written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from qfpay_preauth import Outcome, OutcomeUnknownError, State
 from qfpay_preauth.testing import Gateway
+from tests.evidence.conftest import Spawn
 from tests.evidence.kit import (
     HOLD,
     LOST,
@@ -25,8 +25,6 @@ from tests.evidence.kit import (
     writes,
 )
 from tests.support import client_of, registered, sqlite_url
-
-ROOT = Path(__file__).parents[2]
 
 
 async def test_patience_returns_the_result(qfpay_gateway: Gateway) -> None:
@@ -164,7 +162,9 @@ async def test_cancelled_while_patient(qfpay_gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("taught", [True, False])
-async def test_three_processes_ten_calls_each(qfpay_gateway: Gateway, tmp_path: Path, taught: bool) -> None:
+async def test_three_processes_ten_calls_each(
+    qfpay_gateway: Gateway, tmp_path: Path, spawn: Spawn, taught: bool
+) -> None:
     """After a lost answer, three processes call the same key ten times each: one execution, no further write."""
     url = sqlite_url(tmp_path)
     async with client_of(qfpay_gateway, url) as client:
@@ -173,7 +173,7 @@ async def test_three_processes_ten_calls_each(qfpay_gateway: Gateway, tmp_path: 
         syssn = await registered(client, qfpay_gateway, HOLD)
         await lose(client, qfpay_gateway, syssn)
         before = writes(qfpay_gateway)
-        children = [await _child("same", qfpay_gateway.url, url, syssn, str(LOST), "lost", "10") for _ in range(3)]
+        children = [await spawn("same", qfpay_gateway.url, url, syssn, str(LOST), "lost", "10") for _ in range(3)]
         for child in children:
             said, errors = await child.communicate()
             assert (child.returncode, errors) == (0, b"")
@@ -186,9 +186,3 @@ async def test_three_processes_ten_calls_each(qfpay_gateway: Gateway, tmp_path: 
         assert writes(qfpay_gateway) == before
         if taught:
             await check_equal(client, qfpay_gateway, syssn)
-
-
-async def _child(*arguments: str) -> asyncio.subprocess.Process:
-    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
-    command = [sys.executable, "-m", "tests.evidence.child", *arguments]
-    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, **pipes)

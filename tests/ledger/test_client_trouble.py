@@ -42,12 +42,12 @@ async def test_locked_ledger_sends_nothing(client: PreauthClient, qfpay_gateway:
     with sql(ledger.path) as other:
         other.execute("BEGIN EXCLUSIVE")
         for call in (
-            client.capture(syssn, 20_000, idempotency_key="k1"),
-            client.refund(str(capture.syssn), 5_000, idempotency_key="r1"),
-            client.unfreeze(syssn, idempotency_key="u1"),
+            lambda: client.capture(syssn, 20_000, idempotency_key="k1"),
+            lambda: client.refund(str(capture.syssn), 5_000, idempotency_key="r1"),
+            lambda: client.unfreeze(syssn, idempotency_key="u1"),
         ):
             with pytest.raises(LedgerUnavailableError) as caught:
-                await call
+                await call()
             assert caught.value.outcome is Outcome.NOTHING_HAPPENED
             assert caught.value.result is None
         assert len(qfpay_gateway.requests) == sent

@@ -284,9 +284,9 @@ async def test_file_lost_while_open_is_noticed(tmp_path: Path, how: str) -> None
         ledger.path.unlink()
     if how == "replaced":
         ledger.path.write_bytes(b"")
-    for verb in (s.capture("k2", 200), s.executed(entry), s.sums(), s.hold(syssn="HOLD-2")):
+    for verb in (lambda: s.capture("k2", 200), lambda: s.executed(entry), s.sums, lambda: s.hold(syssn="HOLD-2")):
         with pytest.raises(LedgerUnavailableError, match="replaced or removed"):
-            await verb
+            await verb()
     assert ledger.path.exists() is (how == "replaced")
     await ledger.close()
 

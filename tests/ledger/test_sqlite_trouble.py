@@ -172,14 +172,16 @@ async def test_defective_job_leaves_nothing_half_written(s: Scene, alone: bool) 
 
 
 async def test_cancelled_callers_write_still_lands(s: Scene) -> None:
-    """A caller that leaves while its job waits loses the answer, not the write; the writer goes on."""
+    """A caller that leaves while its job waits loses the answer, not the write; its neighbours are answered."""
     async with stalled(_ledger(s)):
-        (task,) = await asked(s.capture("k1", 300))
+        task, neighbour = await asked(s.capture("k1", 300), s.capture("k2", 200))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+    async with asyncio.timeout(20):
+        assert (await neighbour).fresh
     assert (await s.entry("k1")).state is State.HELD
-    assert (await s.sums()).claimed == 300
+    assert (await s.sums()).claimed == 500
 
 
 # ------------------------------------------------------------------------------------------------ closing
@@ -207,15 +209,15 @@ async def test_closed_ledger_is_unavailable(tmp_path: Path) -> None:
     never_opened = Scene(SqliteLedger(ledger.path))
     for scene in (s, never_opened):
         for verb in (
-            scene.hold(),
-            scene.capture("k1"),
-            scene.executed(entry),
-            scene.sums(),
-            scene.entry("k1"),
-            scene.events("k1"),
+            scene.hold,
+            lambda scene=scene: scene.capture("k1"),
+            lambda scene=scene: scene.executed(entry),
+            scene.sums,
+            lambda scene=scene: scene.entry("k1"),
+            lambda scene=scene: scene.events("k1"),
         ):
             with pytest.raises(LedgerUnavailableError):
-                await verb
+                await verb()
     assert dump(ledger.path) == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from qfpay_preauth.testing import Gateway
+from qfpay_preauth.testing import Gateway, Refusal
 
 from .conftest import Clock
 from .kit import Merchant
@@ -113,7 +113,8 @@ async def test_new_rows_shift_the_pages(gateway: Gateway, merchant: Merchant, ne
 
 
 async def test_a_portal_unfreeze_is_of_what_is_left(gateway: Gateway, merchant: Merchant) -> None:
-    """All that no capture has claimed, pending ones included; a pending refund claims nothing of the hold."""
+    """All that no capture has claimed, pending ones included; a pending refund claims nothing of the hold. Without a
+    hold there is a refusal."""
     syssn = gateway.hold(1_000)
     capture = (await merchant.capture(syssn, 300))["syssn"]
     gateway.faults.add("pending", times=2)
@@ -122,3 +123,5 @@ async def test_a_portal_unfreeze_is_of_what_is_left(gateway: Gateway, merchant: 
     unfreeze = gateway.portal_unfreeze(syssn)
     assert gateway.books.movements[unfreeze].amount == 500
     assert gateway.books.movements[unfreeze].portal
+    with pytest.raises(Refusal, match="hold_unknown"):
+        gateway.portal_unfreeze("1")

@@ -9,8 +9,19 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from qfpay_preauth._evidence import absent_verdict, kinds_of, notified_though_ended
-from qfpay_preauth._models import ConfirmedBy, DiscrepancyKind, Entry, Judgement, Movement, Operation, Policy, State, Why
+from qfpay_preauth._evidence import absent_verdict, kinds_of
+from qfpay_preauth._models import (
+    ConfirmedBy,
+    DiscrepancyKind,
+    Entry,
+    Judgement,
+    Movement,
+    Operation,
+    Policy,
+    State,
+    Why,
+)
+from qfpay_preauth._noticed import notified_though_ended
 from tests.evidence.pure import (
     BOTH_WORDS,
     HOLD,
@@ -103,7 +114,9 @@ def test_pending_and_unclear_codes_are_asked_again(code: str | None) -> None:
     assert (ends(found), found.attention, found.absent, found.discrepancies) == ({}, {}, [], [])
 
 
-@pytest.mark.parametrize("change", [{"amount": 501}, {"currency": "USD"}, {"orig_syssn": OTHER}, {"order_type": "refund"}])
+@pytest.mark.parametrize(
+    "change", [{"amount": 501}, {"currency": "USD"}, {"orig_syssn": OTHER}, {"order_type": "refund"}]
+)
 @pytest.mark.parametrize("code", ["0000", "1266"])
 def test_a_contradicting_linked_row(change: Mapping[str, Any], code: str) -> None:
     """A linked row that says another amount, currency, original or kind ends nothing: attention, and a discrepancy."""
@@ -258,7 +271,13 @@ def test_followed_by_a_capture() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"system_time": NOW + timedelta(seconds=2)}, {"system_time": NOW}, {"system_time": None}, {"code": "1143"}, {"syssn": OTHER}],
+    [
+        {"system_time": NOW + timedelta(seconds=2)},
+        {"system_time": NOW},
+        {"system_time": None},
+        {"code": "1143"},
+        {"syssn": OTHER},
+    ],
 )
 def test_not_surely_followed_by_a_capture(change: Mapping[str, Any]) -> None:
     """A capture in the same second, earlier, untimed, pending or not known to us proves nothing about the row."""
@@ -397,9 +416,7 @@ AFTER_QUIET = NOW + timedelta(seconds=90) + QUIET
 
 def absent(entry: Entry, *rows: Any, at: Any = AFTER_QUIET, shown: bool = True, **listed: Any) -> bool:
     """Whether a complete enquiry at `at` counts as an absence of the entry, with a quiet period of five minutes."""
-    found = seen(
-        listing(*rows, read_at=at, **listed), known(entry, linked_capture_shown=shown), quiet_period=QUIET
-    )
+    found = seen(listing(*rows, read_at=at, **listed), known(entry, linked_capture_shown=shown), quiet_period=QUIET)
     assert ends(found) == {}
     return found.absent == [entry]
 
@@ -433,7 +450,9 @@ def test_mentioned_is_not_absent(code: str) -> None:
     assert not absent(doubt(), row(code=code, order_type="new word"))
 
 
-@pytest.mark.parametrize("change", [{"orig_syssn": None}, {"amount": None}, {"orig_syssn": None, "amount": None}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"orig_syssn": None}, {"amount": None}, {"orig_syssn": None, "amount": None}], ids=str
+)
 def test_an_incomplete_row_is_not_absence(change: Mapping[str, Any]) -> None:
     """A row that nobody here knows and that lacks its original or its amount might be the entry's."""
     assert not absent(doubt(), row(**change))
@@ -543,4 +562,4 @@ def test_notified_though_ended() -> None:
     assert wrong is not None
     assert wrong.kind is DiscrepancyKind.EXECUTED_THOUGH_ENDED
     assert notified_though_ended(notice(), known(remembered())) is None
-    assert ORDER == hold().out_trade_no
+    assert hold().out_trade_no == ORDER
