@@ -30,7 +30,11 @@ def sqlite_url(folder: Path, name: str = "ledger.db") -> str:
 
 
 async def registered(
-    client: PreauthClient, gateway: Gateway, amount: int = 50_000, currency: str = "HKD", out_trade_no: str | None = None
+    client: PreauthClient,
+    gateway: Gateway,
+    amount: int = 50_000,
+    currency: str = "HKD",
+    out_trade_no: str | None = None,
 ) -> str:
     """A hold placed at the gateway and registered with the client; its syssn."""
     syssn = gateway.hold(amount, currency, out_trade_no=out_trade_no)
