@@ -107,7 +107,11 @@ BAD_CASES = [(check, allowed, value) for check, allowed, values in BAD for value
 
 
 def _name(value: object) -> str:
-    return f"huge {type(value).__name__}" if isinstance(value, int) and value > 10**9 else repr(value)[:24]
+    return (
+        f"huge {type(value).__name__}"
+        if isinstance(value, int) and value > 10**9
+        else repr(value)[:40].partition(" at 0x")[0]
+    )
 
 
 @pytest.mark.parametrize(("check", "allowed", "value"), BAD_CASES, ids=[_name(value) for _, _, value in BAD_CASES])
