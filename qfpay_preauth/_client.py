@@ -38,7 +38,7 @@ from qfpay_preauth._models import (
     Why,
 )
 from qfpay_preauth._money import AMOUNT_ADVISED_ABOVE, check_amount, exponent_of
-from qfpay_preauth._operations import perform
+from qfpay_preauth._operations import move_event, perform
 from qfpay_preauth._reconcile import USUAL_WINDOW, Reader, run_forever, tell
 from qfpay_preauth.errors import (
     IdempotencyConflictError,
@@ -471,6 +471,8 @@ class PreauthClient(ClientBase):
                 advice="An ended entry never changes; a contradiction was recorded as a discrepancy.",
                 idempotency_key=idempotency_key,
             )
+        if after.state is not entry.state:
+            (await self._desk()).emit(move_event(after, entry.state, self._clock.now()))
         return after
 
 

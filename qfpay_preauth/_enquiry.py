@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from qfpay_preauth import _wire
 from qfpay_preauth._calls import Call
 from qfpay_preauth._clock import GATEWAY_TZ
 from qfpay_preauth._codes import SET_UP, SUCCESS
+from qfpay_preauth._limits import Turnstile
 from qfpay_preauth._models import Answer, Delivery, NotSent, PaymentIntent, SignedRequest, Transaction
 from qfpay_preauth._operations import Desk
 from qfpay_preauth._retry import retry_after_s, send_with_retries
@@ -25,21 +27,27 @@ IDS_MAX = 100
 _NO_MONEY = "No money moves by this call: it is safe to call again."
 
 
-async def ask(desk: Desk, call: Call, request: SignedRequest) -> dict[str, object]:
-    """Send a request that moves no money and return the fields of its answer.
+async def ask(desk: Desk, call: Call, request: SignedRequest, share: Turnstile | None = None) -> dict[str, object]:
+    """Send a request that moves no money and return the fields of its answer; with a `share`, no faster than it allows.
 
     Raises:
         NotSentError, RateLimitedError, CredentialsRejectedError, DeclinedError, GatewayError: no usable answer.
     """
 
     async def attempt() -> Delivery:
+        if share is not None:
+            (await share.permit(call.deadline)).spend()
         permit = await desk.turnstile.permit(call.deadline)
         try:
             body = call.body = desk.transport.body(request, permit, lambda: None)
-            return await desk.transport.exchange(request, body, call.deadline)
+            delivery = await desk.transport.exchange(request, body, call.deadline)
         finally:
             call.body = None  # between attempts nothing is under way
             permit.give_back()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # no money is at stake: who is cancelled here, ends
+        return delivery
 
     delivery = await send_with_retries(
         attempt,

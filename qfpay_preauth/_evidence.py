@@ -53,8 +53,8 @@ _REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
 class Known:
     """What the ledger knows about the rows in hand, read in one transaction after the gateway was read.
 
-    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that are surely captures, because a known
-    capture comes after them or a refund names them; `new_holds`: the holds of rows that nobody here knows yet.
+    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that are surely captures, because a
+    known capture comes after them or a refund names them; `new_holds`: the holds of rows that nobody here knows yet.
     """
 
     owners: Mapping[str, Movement]
@@ -111,7 +111,7 @@ def _with_rows(listing: Listing, known: Known) -> Known:
     refunded = {row.orig_syssn for row in listing.rows if row.code == SUCCESS and row.orig_syssn}
     later = {row.syssn for row in listing.rows if _followed(row, listing, known)}
     new = {
-        row.syssn: row.orig_syssn
+        row.syssn: row.orig_syssn or ""
         for row in listing.rows
         if row.code == SUCCESS and row.orig_syssn in known.authorizations and row.syssn not in known.owners
     }
@@ -155,6 +155,8 @@ def _weigh_known(row: Transaction, owner: Movement, known: Known, found: Finding
 
 def _weigh_linked(row: Transaction, entry: Entry, known: Known, found: Findings, read_at: datetime) -> None:
     strange = _contradiction(row, entry)
+    if entry.unresolved:
+        found.mentioned.add(entry.idempotency_key)
     if strange:
         kind = DiscrepancyKind.AMOUNT_DIFFERS if strange == "amount" else DiscrepancyKind.MISMATCH
         _differs(found, kind, row, entry)
@@ -163,7 +165,6 @@ def _weigh_linked(row: Transaction, entry: Entry, known: Known, found: Findings,
     elif entry.state is State.EXECUTED:
         _weigh_executed(row, entry, found)
     elif entry.unresolved:
-        found.mentioned.add(entry.idempotency_key)
         _weigh_doubt(row, entry, row.syssn in known.owners, found, read_at)
     elif row.code == SUCCESS:
         _differs(found, DiscrepancyKind.EXECUTED_THOUGH_ENDED, row, entry)

@@ -194,7 +194,7 @@ class ClientBase:
             return
         try:
             self._on_event(evolve(event, account=self.account))
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # also what a cancelled future of the hook's own raises
             log.exception("the on_event hook raised on %s", event.kind)
 
     def _notification_keys(self) -> list[Signer]:

@@ -160,7 +160,7 @@ def doubt_of(entry: Entry, now: datetime) -> Doubt:
         tried=f"attempt {entry.attempt}, sent by {entry.send_by.isoformat(timespec='seconds')} at the latest",
         advice="Look into the gateway's books, then resolve()."
         if entry.attention
-        else "Run the reconciler, or call again with the same key (it sends nothing).",
+        else "Run the reconciler, or call again with the same key (it sends nothing); resolve() it once you know.",
         authorization=entry.authorization,
         age_s=(now - entry.reserved_at).total_seconds(),
         seen=f"{seen}; {entry.attention}" if entry.attention else seen,

@@ -55,11 +55,7 @@ class Reader:
     async def page(self, request: SignedRequest) -> dict[str, object]:
         """One page of an enquiry; with a `share`, no faster than that allows."""
         call = Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s)
-        if self.share is None:
-            return await _enquiry.ask(self.desk, call, request)
-        permit = await self.share.permit(call.deadline)
-        permit.spend()
-        return await _enquiry.ask(self.desk, Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s), request)
+        return await _enquiry.ask(self.desk, call, request, self.share)
 
     async def listing(
         self, since: datetime, until: datetime | None = None, *, syssn: Sequence[str] = (), number: Sequence[str] = ()

@@ -276,7 +276,7 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         syssn=_row_id(row),
         orig_syssn=text("origssn", "orig_syssn"),
         out_trade_no=text("out_trade_no"),
-        order_type=text("order_type"),
+        order_type=masked(text("order_type") or "")[:32] or None,
         amount=int(amount) if amount and amount.isascii() and amount.isdigit() and len(amount) <= 11 else None,
         currency=text("txcurrcd"),
         code=_short(text("respcd") or "") or None,
@@ -294,7 +294,7 @@ def read_notification(body: bytes) -> Notification | None:
         return None
     row = _transaction(fields)
     return Notification(
-        kind=clean(text_of(fields.get("notify_type")))[:32],
+        kind=masked(text_of(fields.get("notify_type")))[:32],
         syssn=row.syssn if is_id(row.syssn) else None,
         orig_syssn=row.orig_syssn,
         out_trade_no=row.out_trade_no,

@@ -148,7 +148,7 @@ def _record(  # noqa: PLR0917 - one step of `observe`, with what it has in hand
     named = known.by_number.get(row.out_trade_no or "") or known.entries.get(
         (owner.idempotency_key if owner else None) or ""
     )
-    hold = named.authorization if named else _hold_of(known, row)
+    hold = named.authorization if named else _hold_of(tx, account, row)
     key = owner.idempotency_key if owner else None
     movement = Movement(account, row.syssn, kind, hold, row.amount, idempotency_key=key)
     orig = named.syssn if named else row.orig_syssn
@@ -156,11 +156,11 @@ def _record(  # noqa: PLR0917 - one step of `observe`, with what it has in hand
     return movement
 
 
-def _hold_of(known: _evidence.Known, row: Transaction) -> str:
-    orig = row.orig_syssn or ""
-    if orig in known.authorizations:
-        return orig
-    return known.owners[orig].authorization if orig in known.owners else known.new_holds[orig]
+def _hold_of(tx: EvidenceTx, account: str, row: Transaction) -> str:
+    """The hold of a row whose original is a hold, or a movement that is known by now."""
+    original = tx.get_movement(account, row.orig_syssn or "")
+    assert original is not None  # noqa: S101 - the rules only name rows whose original is known
+    return original.authorization
 
 
 def add_foreign(tx: EvidenceTx, movement: Movement, orig: str | None, at: datetime) -> list[Discrepancy]:

@@ -80,7 +80,7 @@ _NOTICE = "kind, syssn, orig_syssn, out_trade_no, amount, currency, code, raw, o
 _GET_OPEN_NOTICES = f"SELECT {_NOTICE} FROM notices WHERE account = ? AND open = 1"  # noqa: S608 - our own names
 _GET_EXPIRING = (
     f"SELECT {_names(Authorization)} FROM authorizations INDEXED BY authorizations_open "  # noqa: S608 - our own names
-    "WHERE account = ? AND captured + foreign_captured < amount AND unfrozen + foreign_unfrozen = 0 "
+    "WHERE account = ? AND amount > captured + foreign_captured AND unfrozen + foreign_unfrozen = 0 "
     "AND coalesce(authorized_at, registered_at) + coalesce(capture_window, ?) < ? "
     "ORDER BY coalesce(authorized_at, registered_at) + coalesce(capture_window, ?)"
 )

@@ -116,7 +116,7 @@ def totals(captured: int = 0, unfrozen: int = 0, refunded: int = 0, authorized: 
 
 def doubt(amount: int, operation: Operation = Operation.CAPTURE) -> Doubt:
     """An entry in doubt."""
-    return Doubt("k", operation, "H", amount, "HKD", NOW, "", "")
+    return Doubt("k", operation, "H", amount, "HKD", NOW, "", "", "H", 1.0, "", needs_attention=False)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ DOUBTFUL: dict[str, tuple[dict[str, Any], bool]] = {
     "late": ({}, False),
     "late_hang": ({}, False),
 }
-WELL: dict[str, dict[str, Any]] = {"slow": {"seconds": 0.001}, "delay": {"seconds": 0.02}}
+WELL: dict[str, dict[str, Any]] = {"slow": {"seconds": 0.001}, "delay": {"seconds": 0.02}, "hidden": {}, "shifted": {}}
 ALONE = {"rate_limited", "swapped"}
 
 # more ways in which an answer says nothing sure, each executed by the gateway

@@ -19,9 +19,9 @@ async def spawn() -> AsyncIterator[Spawn]:
     children: list[asyncio.subprocess.Process] = []
 
     async def start(*arguments: str) -> asyncio.subprocess.Process:
-        pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
         command = [sys.executable, "-m", "tests.evidence.child", *arguments]
-        children.append(await asyncio.create_subprocess_exec(*command, cwd=ROOT, **pipes))
+        pipe = asyncio.subprocess.PIPE
+        children.append(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=pipe, stderr=pipe))
         return children[-1]
 
     yield start

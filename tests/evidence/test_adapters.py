@@ -206,7 +206,9 @@ class Broken:
         return Notification("x", None, None, None, None, None, None)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), ConfigurationError("The client is closed."), OSError(28, "x")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("secret"), ConfigurationError("The client is closed."), OSError(28, "x")]
+)
 async def test_any_other_failure(error: Exception) -> None:
     """Whatever goes wrong inside is a 500 that tells nothing."""
     reply = await call_asgi(asgi_app(Broken(error)), "POST", JSON, [b"{}"])
@@ -234,7 +236,9 @@ async def test_the_sender_leaves() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await asgi_app(handler)({"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive, send)
+    await asgi_app(handler)(
+        {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive, send
+    )
     assert (sent, handler.entered.is_set()) == ([], False)
 
 

@@ -52,7 +52,7 @@ async def test_a_lost_capture_is_found(qfpay_gateway: Gateway, fault: str) -> No
 
 @pytest.mark.parametrize("taught", [True, False])
 async def test_a_lost_unfreeze_is_found(qfpay_gateway: Gateway, taught: bool) -> None:
-    """An unfreeze whose answer was lost is found, whether or not the words were shown: no capture is in doubt."""
+    """An unfreeze whose answer was lost is found, with or without known words: no capture is in doubt."""
     async with client_of(qfpay_gateway) as client:
         if taught:
             await teach_words(client, qfpay_gateway)
@@ -99,7 +99,7 @@ async def test_unknown_words_need_attention_until_they_are_shown(qfpay_gateway: 
 
 
 async def test_the_same_word_for_both(qfpay_gateway: Gateway) -> None:
-    """Where the gateway has one word for both kinds, only a later capture of ours tells: it proves the row a capture."""
+    """Where the gateway has one word for both kinds, only a later capture of ours tells which it is."""
     qfpay_gateway.config.order_types["unfreeze"] = "payment"
     clock = Clock()
     async with gateway_at(clock) as gateway, set_clock(client_of(gateway), clock) as client:
@@ -232,7 +232,7 @@ async def test_many_doubts_share_one_enquiry(qfpay_gateway: Gateway) -> None:
 
 
 async def test_execution_long_after_a_504(qfpay_gateway: Gateway) -> None:
-    """An execution that comes long after its 504: in doubt while the enquiry shows nothing, and found when it happened."""
+    """An execution long after its 504: in doubt while the enquiry shows nothing, found when it happened."""
     async with client_of(qfpay_gateway) as client:
         await teach_words(client, qfpay_gateway)
         syssn = await registered(client, qfpay_gateway, HOLD)
@@ -265,7 +265,7 @@ async def test_two_answers_swapped(qfpay_gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("fault", ["drop_after", "drop_before"])
 async def test_capture_during_a_lost_unfreeze(qfpay_gateway: Gateway, fault: str) -> None:
-    """While an unfreeze's answer is lost, a capture is refused before anything is sent; afterwards too if it happened."""
+    """While an unfreeze's answer is lost, a capture is refused before anything is sent, and afterwards too."""
     async with client_of(qfpay_gateway) as client:
         await teach_words(client, qfpay_gateway)
         syssn = await registered(client, qfpay_gateway, HOLD)

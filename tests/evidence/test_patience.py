@@ -173,7 +173,7 @@ async def test_three_processes_ten_calls_each(
         syssn = await registered(client, qfpay_gateway, HOLD)
         await lose(client, qfpay_gateway, syssn)
         before = writes(qfpay_gateway)
-        children = [await spawn("same", qfpay_gateway.url, url, syssn, str(LOST), "lost", "10") for _ in range(3)]
+        children = [await spawn("same", qfpay_gateway.url, url, syssn, str(LOST), "10") for _ in range(3)]
         for child in children:
             said, errors = await child.communicate()
             assert (child.returncode, errors) == (0, b"")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qfpay_preauth import InvalidRequestError, Outcome, PreauthClient, PreauthError, State
+from qfpay_preauth import InvalidRequestError, Outcome, PreauthClient, PreauthError, RateLimitedError, State
 from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import (
     HOLD,
@@ -56,7 +57,10 @@ async def test_confirmed(qfpay_gateway: Gateway) -> None:
 async def test_missing_there() -> None:
     """What the gateway's list does not show (yet) is reported; once it does, it is confirmed."""
     clock = Clock()
-    async with gateway_at(clock, query_lag=timedelta(hours=1)) as gateway, set_clock(client_of(gateway), clock) as client:
+    async with (
+        gateway_at(clock, query_lag=timedelta(hours=1)) as gateway,
+        set_clock(client_of(gateway), clock) as client,
+    ):
         syssn = await registered(client, gateway, HOLD)
         capture = await client.capture(syssn, LOST, idempotency_key="c")
         report = await client.reconcile()
@@ -118,11 +122,13 @@ async def test_a_second_execution_under_our_number(qfpay_gateway: Gateway) -> No
         syssn = await registered(client, qfpay_gateway, HOLD)
         capture = await client.capture(syssn, LOST, idempotency_key="c")
         await client.refund(str(capture.syssn), 700, idempotency_key="r")
-        sent = [each for each in qfpay_gateway.requests if each.operation == "refund"][0]
+        sent = next(each for each in qfpay_gateway.requests if each.operation == "refund")
         from qfpay_preauth.testing._records import Write
 
         number = sent.params["out_trade_no"]
-        qfpay_gateway.books.refund(Write(syssn=str(capture.syssn), amount=700, out_trade_no=number), qfpay_gateway.now())
+        qfpay_gateway.books.refund(
+            Write(syssn=str(capture.syssn), amount=700, out_trade_no=number), qfpay_gateway.now()
+        )
         assert kinds(await client.reconcile()) == ["missing_here"]
         await check_equal(client, qfpay_gateway, syssn)
 
@@ -148,6 +154,26 @@ async def test_bookmark() -> None:
         await client.reconcile()
         assert first >= 20
         assert queries(gateway) - first <= 4
+
+
+async def test_a_long_backlog_is_worked_off() -> None:
+    """More to read than the share of a minute allows: each call goes on where the last stopped."""
+    clock = Clock()
+    async with gateway_at(clock) as gateway:
+        client = client_of(gateway, requests_per_second=40, requests_per_minute=80, deadline_s=5)
+        async with set_clock(client, clock):
+            syssn = await registered(client, gateway, HOLD)
+            clock.ahead = timedelta(days=1)
+            gateway.portal_capture(syssn, 3_000)
+            clock.ahead = timedelta(days=35)
+            for _ in range(5):
+                with contextlib.suppress(RateLimitedError):
+                    assert (await client.reconcile()).complete
+                    break
+                clock.monotonic_ahead_s += 61
+            else:
+                raise AssertionError("it never gets to the end")
+            await check_equal(client, gateway, syssn)
 
 
 async def test_an_interrupted_pass_is_made_again() -> None:
@@ -228,7 +254,7 @@ async def test_run_reconciler_stops(qfpay_gateway: Gateway, end: str) -> None:
         qfpay_gateway.faults.add("hang_before", operation="query", times=None)
         task = asyncio.create_task(client.run_reconciler(0.05))
         await qfpay_gateway.wait_hanging()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(3):
             if end == "aclose":
                 await client.aclose()
                 await task

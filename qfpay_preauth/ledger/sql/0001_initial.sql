@@ -93,7 +93,7 @@ CREATE INDEX entries_executed ON entries (account, concluded_at, idempotency_key
     WHERE state = 'executed';
 -- holds with money uncaptured or claimed
 CREATE INDEX authorizations_open ON authorizations (account, syssn)
-    WHERE captured + foreign_captured < amount AND unfrozen + foreign_unfrozen = 0;
+    WHERE amount > captured + foreign_captured AND unfrozen + foreign_unfrozen = 0;
 CREATE INDEX authorizations_first ON authorizations (account, registered_at);
 -- at most one unfreeze of an authorization is unresolved or executed
 CREATE UNIQUE INDEX entries_one_unfreeze ON entries (account, authorization)
