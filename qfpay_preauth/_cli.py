@@ -267,9 +267,7 @@ def simulate(
 
     def write(line: str) -> None:
         if line.startswith("curl") and not any(each.startswith("curl") for each in said):
-            print(
-                "\nPlace a hold, see the books, order or clear faults, act in the portal, be notified, settle:"
-            )
+            print("\nPlace a hold, see the books, order or clear faults, act in the portal, be notified, settle:")
         said.append(line)
         print(line, flush=True)
 
