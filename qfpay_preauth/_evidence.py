@@ -109,7 +109,9 @@ def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
 def _with_rows(listing: Listing, known: Known) -> Known:
     """What the rows say about each other: refunds name captures, and nothing is captured after an unfreeze."""
     refunded = {row.orig_syssn for row in listing.rows if row.code == SUCCESS and row.orig_syssn}
-    later = {row.syssn for row in listing.rows if _followed(row, listing, known)}
+    # QFPay, Unfreeze: nothing can be captured afterwards; so a row that a known capture follows is no unfreeze
+    last = _last_captures(listing, known)
+    later = {row.syssn for row in listing.rows if last.get(row.orig_syssn or "", _NEVER) > _time(row)}
     new = {
         row.syssn: row.orig_syssn or ""
         for row in listing.rows
@@ -246,8 +248,13 @@ def _differs(found: Findings, kind: DiscrepancyKind, row: Transaction, entry: En
 
 def _weigh_unlinked(rows: Sequence[Transaction], listing: Listing, known: Known, found: Findings) -> None:
     groups: dict[tuple[str, int], list[Transaction]] = defaultdict(list)
+    open_ones: dict[str, list[Entry]] = defaultdict(list)
+    for entries in known.of_hold.values():
+        for entry in entries:
+            if entry.unresolved:
+                open_ones[entry.syssn].append(entry)
     for row in rows:
-        _mention(row, known, found)
+        _mention(row, open_ones, found)
         placed = row.orig_syssn is not None and row.amount is not None and _hold_of(row, known) is not None
         if placed and row.code == SUCCESS:
             groups[row.orig_syssn or "", row.amount or 0].append(row)
@@ -265,13 +272,16 @@ def _hold_of(row: Transaction, known: Known) -> str | None:
     return known.new_holds.get(row.orig_syssn or "")
 
 
-def _mention(row: Transaction, known: Known, found: Findings) -> None:
+def _mention(row: Transaction, open_ones: Mapping[str, Sequence[Entry]], found: Findings) -> None:
     """Whatever its code and whatever it leaves out, a row that might be an entry's keeps it from being absent."""
-    for entries in known.of_hold.values():
-        for entry in entries:
-            might = row.orig_syssn in (None, entry.syssn) and row.amount in (None, entry.amount)
-            if might and entry.unresolved and (row.system_time or entry.reserved_at) >= entry.reserved_at - UNSURE:
-                found.mentioned.add(entry.idempotency_key)
+    if row.orig_syssn is None:
+        candidates = [entry for group in open_ones.values() for entry in group]
+    else:
+        candidates = list(open_ones.get(row.orig_syssn, ()))
+    for entry in candidates:
+        in_time = (row.system_time or entry.reserved_at) >= entry.reserved_at - UNSURE
+        if row.amount in (None, entry.amount) and in_time:
+            found.mentioned.add(entry.idempotency_key)
 
 
 def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found: Findings) -> None:
@@ -287,7 +297,12 @@ def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found:
             _made_elsewhere(row, entries, known, found)
     if not possible:
         return
-    why = _why_unsure(fitting, possible, open_ones, listing, known)
+    bare = [entry for entry in entries if _is_bare(entry, known) and any(_fits(row, entry, known) for row in rows)]
+    why = (
+        "a decided entry without a syssn could be meant as well"
+        if bare
+        else _why_unsure(fitting, possible, open_ones, listing, known)
+    )
     if not why:
         for row, entry in zip(sorted(fitting, key=_time), sorted(possible, key=_reserved), strict=True):
             found.verdicts.append((entry, executed(row.syssn, ConfirmedBy.ENQUIRY, row)))
@@ -331,6 +346,11 @@ def _kinds(row: Transaction, known: Known) -> frozenset[Operation]:
 _PARTIAL = "the enquiry did not cover its whole time"
 
 
+def _is_bare(entry: Entry, known: Known) -> bool:
+    """A person decided that it happened, and nobody knows its syssn yet."""
+    return entry.state is State.EXECUTED and entry.result_syssn is None and entry.idempotency_key not in known.owning
+
+
 def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which they are checked
     rows: Sequence[Transaction],
     entries: Sequence[Entry],
@@ -361,20 +381,14 @@ def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which the
     return ""
 
 
-def _followed(row: Transaction, listing: Listing, known: Known) -> bool:
-    """QFPay, Unfreeze: nothing can be captured afterwards; so a row that a known capture follows is no unfreeze."""
-    for later in listing.rows:
-        owner = known.owners.get(later.syssn)
-        if (
-            owner is not None
-            and owner.kind == Operation.CAPTURE
-            and owner.executed
-            and owner.authorization == row.orig_syssn
-            and later.code == SUCCESS
-            and _time(later) > _time(row)
-        ):
-            return True
-    return False
+def _last_captures(listing: Listing, known: Known) -> dict[str, datetime]:
+    """For each hold, when the last capture that is known to be one happened."""
+    last: dict[str, datetime] = {}
+    for row in listing.rows:
+        owner = known.owners.get(row.syssn)
+        if owner is not None and owner.kind == Operation.CAPTURE and owner.executed and row.code == SUCCESS:
+            last[owner.authorization] = max(_time(row), last.get(owner.authorization, _NEVER))
+    return last
 
 
 def _time(row: Transaction) -> datetime:
@@ -391,9 +405,8 @@ _NEVER = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 def _made_elsewhere(row: Transaction, entries: Sequence[Entry], known: Known, found: Findings) -> None:
     """A successful row that can be no open entry of ours: recorded apart, and a contradiction if one ended."""
     for entry in entries:
-        bare = entry.state is State.EXECUTED and entry.result_syssn is None
-        free = entry.idempotency_key not in known.owning and all(entry is not each for _, each in found.belonging)
-        if bare and free and _fits(row, entry, known):
+        free = _is_bare(entry, known) and all(entry is not each for _, each in found.belonging)
+        if free and _fits(row, entry, known):
             found.belonging.append((row, entry))  # a person decided without knowing its syssn: this is it
             return
     kinds = _kinds(row, known)

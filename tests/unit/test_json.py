@@ -180,6 +180,8 @@ def test_card_fields_are_left_out_and_ids_are_kept() -> None:
         "orig_syssn": HOLD,
         "respcd": "0000",
         "unknown": "paid with " + "*" * 16,
+        "nested": {},
+        "list": ["*" * 16],
     }
 
 
