@@ -9,6 +9,7 @@ import asyncio
 import getpass
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +20,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter, validators
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from qfpay_preauth import _explain
+from qfpay_preauth._demo_books import Ending
 from qfpay_preauth._signing import Signer
 from qfpay_preauth.errors import PreauthError
 
 if TYPE_CHECKING:
-    from qfpay_preauth._demo import Line, Report
+    from qfpay_preauth._demo import Report
+    from qfpay_preauth._demo_books import Ended, Line
 
 EXIT_OK, EXIT_NO, EXIT_USAGE = 0, 1, 2
 KEY_VARIABLE = "QFPAY_CLIENT_KEY"
@@ -89,6 +92,13 @@ class _Screen(Console):
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
+    def show(self, renderable: RenderableType, width: int | None = None) -> None:
+        """Print, without the blanks that rich pads lines with."""
+        for line in self.render_lines(renderable, self.options.update(width=width or self.width), pad=False):
+            text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+            text.rstrip()
+            self.print(text, soft_wrap=True)
+
 
 def _fail(text: str, code: int = EXIT_USAGE) -> int:
     sys.stderr.write(" ".join(text.split()) + "\n")
@@ -105,7 +115,8 @@ def demo(
     captures: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=2_000))] = 200,
     fault_rate: Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))] = 0.1,
 ) -> int:
-    """See the main job done: a busy hour against a simulated gateway that loses answers, then both sides' books.
+    """See the main job done: a busy hour against a simulated gateway that loses answers, then how every doubt that is
+    left ends by evidence, and both sides' books.
 
     Nothing leaves this machine, and no account is needed.
 
@@ -126,21 +137,30 @@ def demo(
         f"Captures on customers' holds ({captures} in all), then refunds and unfreezes, go through the real client to "
         f"a simulated gateway that spoils {fault_rate:.0%} of them: lost answers, 429, 5xx, garbled, declined.\n",
     )
-    with _progress(console, captures) as advance, tempfile.TemporaryDirectory() as folder:
-        work = _demo.demonstrate(Path(folder), seed=seed, captures=captures, fault_rate=fault_rate, advance=advance)
-        report = asyncio.run(work)
+    with _progress(console, captures) as (advance, say), tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(
+            _demo.demonstrate(
+                Path(folder), seed=seed, captures=captures, fault_rate=fault_rate, advance=advance, say=say
+            )
+        )
     _show(console, report)
     return EXIT_OK if report.ok else EXIT_NO
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
-    """What to call after each capture: a bar on a terminal, a line at each quarter elsewhere."""
+def _progress(console: _Screen, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """What to call after each capture (a bar on a terminal, a line at each quarter elsewhere), and with each line that
+    follows the last one."""
     if console.is_terminal:
         columns = (TextColumn("captures"), BarColumn(bar_width=50), MofNCompleteColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("captures", total=total)
-            yield lambda: progress.advance(task)
+
+            def say(line: str) -> None:
+                progress.stop()
+                _say(console, line)
+
+            yield lambda: progress.advance(task), say
         return
     done = 0
 
@@ -150,44 +170,46 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
         if done * 4 // total > (done - 1) * 4 // total:
             console.print(f"{done} of {total} captures")
 
-    yield advance
+    yield advance, lambda line: _say(console, line)
 
 
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, width=min(console.width, PROSE_WIDTH), markup=False)
+def _say(console: _Screen, text: str, style: str = "") -> None:
+    console.show(Text(text, style), min(console.width, PROSE_WIDTH))
 
 
-def _show(console: Console, report: Report) -> None:
-    console.print(_table(report), "")
+def _show(console: _Screen, report: Report) -> None:
+    console.print()
+    console.show(_table(report))
+    console.print()
     for check in report.checks:
         console.print("[red]BROKEN[/]" if check.broken else "[green]ok[/]    ", check.promise)
         for each in check.broken[:DOUBTS_SHOWN]:
             console.print(f"       {each}", style="red", markup=False)
     console.print()
-    _show_doubts(console, report)
-    if report.ok and report.doubts:
-        _say(console, "So nobody paid twice: what the two books differ by is in doubt, claimed, and never sent again.")
-    elif report.ok:
-        _say(console, "So nobody paid twice, and both books agree.")
-    else:
+    _show_doubts(console, report.doubts)
+    if not report.ok:
         _say(console, "The books do NOT agree: that is a defect of this library. Report it with the seed.", "red")
+    elif any(each.ending is Ending.LEFT for each in report.doubts):
+        _say(console, "So nobody paid twice: what the two books differ by is in doubt, claimed, and never sent again.")
+    else:
+        _say(console, "So nobody paid twice, and both books agree.")
 
 
 def _table(report: Report) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column(f"{CURRENCY}, holds: {report.holds}", min_width=16, no_wrap=True)
-    for heading in ("our books", "in doubt", "the gateway's", "difference"):
+    for heading in ("was in doubt", "our books", "the gateway's", "difference"):
         table.add_column(heading, justify="right", min_width=11, no_wrap=True)
     for line in report.lines:
         table.add_row(*_cells(line))
     table.add_section()
-    table.add_row("requests", f"{report.attempts} sent", "-", f"{report.requests} arrived", _more_requests(report))
+    table.add_row("requests", "-", f"{report.attempts} sent", f"{report.requests} arrived", _more_requests(report))
     tally = report.tally
     for name, refused, arrived in (
         ("over-captures", tally.over_captures_refused, report.over_captures_arrived),
         ("second unfreezes", tally.unfreezes_again_refused, report.unfreezes_again_arrived),
     ):
-        table.add_row(name, f"{refused} refused", "-", f"{arrived} arrived", "-")
+        table.add_row(name, "-", f"{refused} refused", f"{arrived} arrived", "-")
     return table
 
 
@@ -198,30 +220,44 @@ def _more_requests(report: Report) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     more = line.theirs - line.ours
-    doubt = _money(line.in_doubt) if line.in_doubt else "-"
-    return line.name, _money(line.ours), doubt, _money(line.theirs), f"+{_money(more)}" if more > 0 else _money(more)
+    signed = f"+{_money(more)}" if more > 0 else _money(more)
+    return line.name, _money(line.was_in_doubt), _money(line.ours), _money(line.theirs), signed
 
 
 def _money(minor: int) -> str:
     return f"{minor / 100:,.2f}" if minor else "-"
 
 
-def _show_doubts(console: Console, report: Report) -> None:
-    doubts = report.doubts
+def _show_doubts(console: _Screen, doubts: Sequence[Ended]) -> None:
     if not doubts:
-        _say(console, "Nothing is in doubt.\n")
+        _say(console, "Nothing was in doubt.\n")
         return
-    shown = min(DOUBTS_SHOWN, len(doubts))
-    _say(console, f"In doubt: {len(doubts)}. What the gateway did with the first {shown}, and all that we saw of it:")
+    _say(console, f"Doubts: {len(doubts)}. How they ended:")
+    for ending in Ending:
+        if count := sum(each.ending is ending for each in doubts):
+            _say(console, f"{count:>4} {ending.value}")
+    console.print()
+    # what a person has to do comes first
+    first = sorted(doubts, key=lambda each: each.ending is not Ending.LEFT)[:DOUBTS_SHOWN]
+    _say(console, f"The first {len(first)}: all that we saw of each when its answer was due, and how it ended:")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for each in doubts[:shown]:
-        doubt, saw = each.doubt, Text(each.saw.partition(":")[0])
-        saw.truncate(34, overflow="ellipsis")
-        truth = "executed" if each.executed else "not executed"
-        table.add_row(f"  {doubt.idempotency_key}", _money(doubt.amount), truth, saw)
-    console.print(table)
+    for each in first:
+        saw = Text(_SAID.split(each.saw)[0])
+        saw.truncate(24, overflow="ellipsis")
+        table.add_row(f"  {each.idempotency_key}", _money(each.amount), saw, _SHORT[each.ending])
+    console.show(table)
+    console.print()
+    _show_left(console, [each for each in doubts if each.ending is Ending.LEFT])
+
+
+def _show_left(console: _Screen, left: Sequence[Ended]) -> None:
+    if not left:
+        return
+    _say(console, f"Left for a person: {len(left)}. Why:")
+    for each in left[:DOUBTS_SHOWN]:
+        _say(console, f"  {each.idempotency_key}: {each.reason}")
     console.print()
     _say(
         console,
@@ -229,6 +265,16 @@ def _show_doubts(console: Console, report: Report) -> None:
         "resolve(key, Outcome.HAPPENED or Outcome.NOTHING_HAPPENED, reason=...). Calling again with the same key is "
         "safe at any time.\n",
     )
+
+
+_SHORT = {
+    Ending.NOTIFIED: "executed: notification",
+    Ending.FOUND: "executed: enquiry",
+    Ending.REFUSED: "refused: enquiry",
+    Ending.ABSENT: "not sent: absent",
+    Ending.LEFT: "left for a person",
+}
+_SAID = re.compile(r":| says nothing sure| leaves the outcome open")  # of what was seen, its name is enough
 
 
 # ------------------------------------------------------------------------------------------------ simulate

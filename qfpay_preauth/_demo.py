@@ -1,4 +1,4 @@
-"""The demonstration: a seeded busy hour against the simulator, and both sides' books compared.
+"""The demonstration: a seeded busy hour against the simulator, every doubt ended, and both sides' books compared.
 
 What is done and what goes wrong is planned ahead from the seed, operation by operation, so that the order in which
 tasks happen to run changes nothing: the same seed gives the same counts.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 
 from qfpay_preauth._client import PreauthClient
-from qfpay_preauth._models import Balance, Doubt, Entry, Operation, Result, State
+from qfpay_preauth._demo_books import Check, Ended, Line, ended, lines, run_wrongly, unexplained
+from qfpay_preauth._models import Entry, Operation, Result, State
 from qfpay_preauth._settings import Credentials, Settings
 from qfpay_preauth.errors import (
     AlreadyUnfrozenError,
@@ -30,11 +31,13 @@ from qfpay_preauth.errors import (
 )
 
 if TYPE_CHECKING:  # the simulator is loaded when the demonstration runs
-    from qfpay_preauth.testing import Gateway, Movement, Totals
+    from qfpay_preauth.testing import Gateway
 
 CURRENCY = "HKD"
 CAPTURES_PER_HOLD = 4
-HOLDS_AT_ONCE = 50
+HOLDS_AT_ONCE = 20
+NOTIFIED_EVERY = 4
+_A_MOMENT = timedelta(milliseconds=50)
 FAULT_KINDS: Sequence[Mapping[str, Any]] = (
     {"kind": "drop_before"},
     {"kind": "drop_after"},
@@ -48,7 +51,7 @@ FAULT_KINDS: Sequence[Mapping[str, Any]] = (
     {"kind": "respcd", "code": "1205", "executed": True},
     {"kind": "respcd", "code": "1265"},
     {"kind": "pending", "then": "0000"},
-    {"kind": "pending", "then": "1205"},
+    {"kind": "pending", "then": "1201"},
     {"kind": "late", "status": 504},
     {"kind": "cut"},
     {"kind": "garbled"},
@@ -232,39 +235,12 @@ def _rule(operation: Operation, syssn: str, step: Step) -> Any:
     return Rule(operation=operation.value, syssn=syssn, amount=step.amount or None, **(step.fault or {}))
 
 
-# ------------------------------------------------------------------------------------------------ the comparison
-
-
-@frozen
-class Line:
-    """One kind of sum, in minor units: in our books, in doubt there, and in the gateway's."""
-
-    name: str
-    ours: int
-    in_doubt: int
-    theirs: int
-
-
-@frozen
-class Check:
-    """One promise, and every way in which it was broken (none: kept)."""
-
-    promise: str
-    broken: tuple[str, ...]
-
-
-@frozen
-class DoubtSeen:
-    """One entry in doubt, what our side saw, and whether the gateway executed it."""
-
-    doubt: Doubt
-    saw: str
-    executed: bool
+# ------------------------------------------------------------------------------------------------ the whole
 
 
 @frozen
 class Report:
-    """What the run came to; `attempts` and `requests` are those of ours and those that arrived."""
+    """What the run came to; `attempts` and `requests` are those of ours and those that arrived, enquiries left out."""
 
     holds: int
     lines: tuple[Line, ...]
@@ -275,7 +251,7 @@ class Report:
     unfreezes_again_arrived: int
     faults: int
     tally: Tally
-    doubts: tuple[DoubtSeen, ...]
+    doubts: tuple[Ended, ...]
     checks: tuple[Check, ...]
 
     @property
@@ -285,16 +261,27 @@ class Report:
 
 
 async def demonstrate(
-    folder: Path, *, seed: int = 1, captures: int = 200, fault_rate: float = 0.1, advance: Callable[[], object]
+    folder: Path,
+    *,
+    seed: int = 1,
+    captures: int = 200,
+    fault_rate: float = 0.1,
+    advance: Callable[[], object],
+    say: Callable[[str], object],
 ) -> Report:
-    """Play the seed's orders with a ledger in `folder`, and compare the books; `advance` is told of each capture."""
+    """Play the seed's orders with a ledger in `folder`, end every doubt by evidence, and compare the books.
+
+    `advance` is told of each capture, `say` of each step after the last one.
+    """
     async with _opened(folder) as (client, gateway):
         run = Run(client, gateway, advance)
         await run.play(plan(seed, captures, fault_rate))
         # what the gateway still had in hand comes to its end: its books are final now
         gateway.settle_pending()
         gateway.run_late()
-        return await _report(client, gateway, run.tally)
+        doubts = await _doubts(client)
+        await end_doubts(client, gateway, doubts, say)
+        return await _report(client, gateway, run.tally, doubts)
 
 
 @asynccontextmanager
@@ -302,14 +289,15 @@ async def _opened(folder: Path) -> AsyncIterator[tuple[PreauthClient, Gateway]]:
     from qfpay_preauth.testing import Gateway
 
     settings = Settings(
-        timeout_connect_s=5,
-        timeout_total_s=5,
-        deadline_s=10,
+        timeout_connect_s=2,
+        timeout_total_s=2,
+        deadline_s=2,
         patience_s=0,
         backoff_initial_s=0.01,
         backoff_max_s=0.05,
         requests_per_second=100_000,
         requests_per_minute=1_000_000,
+        quiet_period_s=1,  # a day or more against the real gateway: this one is known to be at rest
     )
     async with Gateway() as gateway:
         credentials = Credentials(gateway.app_code, gateway.client_key)
@@ -318,49 +306,89 @@ async def _opened(folder: Path) -> AsyncIterator[tuple[PreauthClient, Gateway]]:
             yield client, gateway
 
 
-async def _report(client: PreauthClient, gateway: Gateway, tally: Tally) -> Report:
+# ------------------------------------------------------------------------------------------------ how doubt ends
+
+
+async def end_doubts(
+    client: PreauthClient, gateway: Gateway, doubts: Sequence[Entry], say: Callable[[str], object]
+) -> None:
+    """End each of the `doubts` by evidence: some by notifications, then by enquiries, and by absence at last."""
+    say(f"{len(doubts):>4} in doubt: what they may have taken stays claimed, none is sent again")
+    await _notify(client, gateway, doubts)
+    say(f"{len(await _doubts(client)):>4} left after notifications that came late")
+    while (await client.reconcile()).ended:
+        pass  # what one pass has shown may be what the next one needs
+    say(f"{len(await _doubts(client)):>4} left after reconcile(): its enquiries show what was executed or refused")
+    await _end_absent(client, say)
+
+
+async def _end_absent(client: PreauthClient, say: Callable[[str], object]) -> None:
+    """What no enquiry shows was not sent: once the quiet period of the last one is over, and not before."""
+    left = await _doubts(client)
+    if not left:
+        return
+    say("     waiting for the quiet period: absence is not a no before")
+    quiet = timedelta(seconds=client.settings.quiet_period_s or 0)
+    over = max(entry.doubt_at for entry in left) + quiet + _A_MOMENT
+    await asyncio.sleep((over - datetime.now(UTC)).total_seconds())
+    for _ in range(2):
+        await client.reconcile()
+    say(f"{len(await _doubts(client)):>4} left after reconcile() twice more: absent both times means not sent")
+
+
+async def _doubts(client: PreauthClient) -> list[Entry]:
+    """Every entry in doubt, by its key."""
+    keys = sorted([doubt.idempotency_key async for doubt in client.in_doubt()])
+    return [entry for key in keys if (entry := await client.entry(key))]
+
+
+async def _notify(client: PreauthClient, gateway: Gateway, doubts: Iterable[Entry]) -> None:
+    """The notification of every fourth doubt that the gateway executed, handed over as a web application would."""
+    moved = {(each.kind, each.orig_syssn, each.amount): each.syssn for each in gateway.books.executions()}
+    made = [moved.get((entry.operation.value, entry.syssn, entry.amount)) for entry in doubts]
+    for syssn in [each for each in made if each][::NOTIFIED_EVERY]:
+        body, headers = gateway.notification(syssn)
+        await client.handle_notification(body, headers)
+
+
+# ------------------------------------------------------------------------------------------------ the report
+
+
+async def _report(client: PreauthClient, gateway: Gateway, tally: Tally, doubts: Sequence[Entry]) -> Report:
     books = gateway.books
     balances = {syssn: await client.balance(syssn) for syssn in books.holds}
     totals = {syssn: books.totals(syssn) for syssn in books.holds}
-    entries = [entry for key in tally.keys if (entry := await client.entry(key))]
-    doubts = [doubt async for doubt in client.in_doubt()]
-    executions = books.executions()
-    entry_of = {entry.idempotency_key: entry for entry in entries}
-    located = [(entry_of[doubt.idempotency_key].authorization, doubt) for doubt in doubts]
+    entry_of = {key: entry for key in tally.keys if (entry := await client.entry(key))}
+    entries = list(entry_of.values())
+    listed = [entry_of[doubt.idempotency_key] async for doubt in client.in_doubt()]
     arrived = _arrived_in_spite(gateway, tally)
     tried = len(tally.over_captures) + tally.unfreezes_again
     slipped = tried - tally.over_captures_refused - tally.unfreezes_again_refused + sum(arrived)
     checks = (
         Check("no hold was exceeded at the gateway", tuple(books.audit())),
-        Check("no idempotency key ran twice", tuple(run_wrongly(entries, executions))),
-        Check("every difference is an entry listed in doubt", tuple(unexplained(balances, totals, located))),
+        Check("no idempotency key ran twice", tuple(run_wrongly(entries, books.executions()))),
+        Check("every difference is an entry still in doubt", tuple(unexplained(balances, totals, listed))),
         Check(
             "every over-capture and second unfreeze was refused before sending",
             (f"{slipped} of {tried} were not",) if slipped else (),
         ),
     )
-    moved = {(each.kind, each.orig_syssn, each.amount) for each in executions}
-    seen = [
-        DoubtSeen(
-            each,
-            entry_of[each.idempotency_key].detail or "nothing was recorded",
-            (each.operation.value, each.syssn, each.amount) in moved,
-        )
-        for each in sorted(doubts, key=lambda each: each.idempotency_key)
-    ]
     return Report(
         holds=len(books.holds),
-        lines=_lines(balances.values(), totals.values(), doubts),
+        lines=lines(balances.values(), totals.values(), doubts),
         attempts=sum(entry.attempt for entry in entries),
-        requests=len(gateway.requests),
+        requests=sum(each.operation in _MOVES_MONEY for each in gateway.requests),
         limited=gateway.faults.hits["rate_limited"],
         over_captures_arrived=arrived[0],
         unfreezes_again_arrived=arrived[1],
         faults=sum(gateway.faults.hits.values()),
         tally=tally,
-        doubts=tuple(seen),
+        doubts=tuple(ended(before, entry_of[before.idempotency_key]) for before in doubts),
         checks=checks,
     )
+
+
+_MOVES_MONEY = frozenset(each.value for each in Operation)
 
 
 def _arrived_in_spite(gateway: Gateway, tally: Tally) -> tuple[int, int]:
@@ -375,61 +403,3 @@ def _arrived_in_spite(gateway: Gateway, tally: Tally) -> tuple[int, int]:
             if each.executed:
                 unfrozen.add(each.params["syssn"])
     return sum((each["syssn"], each["txamt"]) in wrong for each in captures), again
-
-
-def _lines(balances: Iterable[Balance], totals: Iterable[Totals], doubts: Iterable[Doubt]) -> tuple[Line, ...]:
-    ours, theirs = Counter[str](), Counter[str]()
-    for balance in balances:
-        ours.update({name: getattr(balance, name) for name in _SUMS})
-    for total in totals:
-        theirs.update({name: getattr(total, name) for name in _SUMS})
-    doubtful = Counter[str]()
-    for doubt in doubts:
-        doubtful[_SUM_OF[doubt.operation]] += doubt.amount
-    return tuple(Line(name, ours[name], doubtful[name], theirs[name]) for name in _SUMS)
-
-
-_SUMS = ("authorized", "captured", "unfrozen", "refunded")
-_SUM_OF = {Operation.CAPTURE: "captured", Operation.UNFREEZE: "unfrozen", Operation.REFUND: "refunded"}
-
-
-def run_wrongly(entries: Sequence[Entry], executions: Sequence[Movement]) -> list[str]:
-    """Every key that ran twice, ran although it is recorded as not executed, or did not run although it is recorded;
-    and every execution that no key asked for."""
-    runs = Counter((each.kind, each.orig_syssn, each.amount) for each in executions)
-    amounts = {each.syssn: each.amount for each in executions}
-    wrong = []
-    for entry in entries:
-        count = runs.pop((entry.operation.value, entry.syssn, entry.amount), 0)
-        recorded = entry.state is State.EXECUTED
-        if count > 1:
-            wrong.append(f"{entry.idempotency_key} ran {count} times")
-        elif (count != recorded and not entry.unresolved) or (
-            recorded and amounts.get(entry.result_syssn or "") != entry.amount
-        ):
-            wrong.append(f"{entry.idempotency_key} is recorded as {entry.state.value} and ran {count} times")
-    return wrong + [f"{kind} of {amount} on {syssn} has no key" for kind, syssn, amount in runs]
-
-
-def unexplained(
-    ours: Mapping[str, Balance], theirs: Mapping[str, Totals], doubts: Sequence[tuple[str, Doubt]]
-) -> list[str]:
-    """Every difference that is not the sum of some of that authorization's `doubts` (pairs of its syssn and one)."""
-    wrong = []
-    for syssn, balance in ours.items():
-        for operation, name in _SUM_OF.items():
-            amounts = [each.amount for hold, each in doubts if hold == syssn and each.operation is operation]
-            more = getattr(theirs[syssn], name) - getattr(balance, name)
-            if more not in _sums(amounts):
-                wrong.append(f"{syssn}: the gateway has {more:+d} {name}, in doubt are {amounts}")
-        if balance.authorized != theirs[syssn].authorized:
-            wrong.append(f"{syssn}: the gateway holds {theirs[syssn].authorized}, we have {balance.authorized}")
-    return wrong
-
-
-def _sums(amounts: Iterable[int]) -> set[int]:
-    """The sum of each selection from `amounts`, none included."""
-    sums = {0}
-    for amount in amounts:
-        sums |= {each + amount for each in sums}
-    return sums

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from qfpay_preauth._models import Balance, ConfirmedBy, Doubt, Entry, Operation, State, Why
+from qfpay_preauth._models import Balance, ConfirmedBy, Entry, Operation, State, Why
 
 if TYPE_CHECKING:  # the simulator is loaded when the demonstration runs
     from qfpay_preauth.testing import Movement, Totals
@@ -36,9 +36,9 @@ class Check:
 class Ending(enum.StrEnum):
     """What ended a doubt."""
 
-    NOTIFIED = "executed: a notification said so"
-    FOUND = "executed: an enquiry shows it"
-    REFUSED = "refused: an enquiry shows it"
+    NOTIFIED = "executed: by a notification"
+    FOUND = "executed: by the answer to an enquiry"
+    REFUSED = "refused: by the answer to an enquiry"
     ABSENT = "not sent: absent from two complete enquiries after the quiet period"
     LEFT = "left for a person"
 
@@ -106,14 +106,12 @@ def run_wrongly(entries: Sequence[Entry], executions: Sequence[Movement]) -> lis
     return wrong + [f"{kind} of {amount} on {syssn} has no key" for kind, syssn, amount in runs]
 
 
-def unexplained(
-    ours: Mapping[str, Balance], theirs: Mapping[str, Totals], doubts: Sequence[tuple[str, Doubt]]
-) -> list[str]:
-    """Every difference that is not the sum of some of that authorization's `doubts` (pairs of its syssn and one)."""
+def unexplained(ours: Mapping[str, Balance], theirs: Mapping[str, Totals], doubts: Sequence[Entry]) -> list[str]:
+    """Every difference that is not the sum of some of that authorization's `doubts`."""
     wrong = []
     for syssn, balance in ours.items():
         for operation, name in _SUM_OF.items():
-            amounts = [each.amount for hold, each in doubts if hold == syssn and each.operation is operation]
+            amounts = [each.amount for each in doubts if each.authorization == syssn and each.operation is operation]
             more = getattr(theirs[syssn], name) - getattr(balance, name)
             if more not in _sums(amounts):
                 wrong.append(f"{syssn}: the gateway has {more:+d} {name}, in doubt are {amounts}")

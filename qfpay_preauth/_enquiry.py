@@ -24,6 +24,7 @@ from qfpay_preauth.errors import (
 )
 
 IDS_MAX = 100
+SHARE_WAIT_MAX_S = 300.0  # a share is counted by the minute
 _NO_MONEY = "No money moves by this call: it is safe to call again."
 
 
@@ -36,7 +37,10 @@ async def ask(desk: Desk, call: Call, request: SignedRequest, share: Turnstile |
 
     async def attempt() -> Delivery:
         if share is not None:
-            (await share.permit(call.deadline)).spend()
+            # a share is waited for as long as it takes: the deadline is for what comes after
+            began = desk.clock.monotonic()
+            (await share.permit(began + SHARE_WAIT_MAX_S)).spend()
+            call.deadline += desk.clock.monotonic() - began
         permit = await desk.turnstile.permit(call.deadline)
         try:
             body = call.body = desk.transport.body(request, permit, lambda: None)

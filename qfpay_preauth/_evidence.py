@@ -94,6 +94,9 @@ def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
     known = _with_rows(listing, known)
     unlinked: list[Transaction] = []
     for row in _best_rows(listing.rows):
+        named = known.by_number.get(row.out_trade_no or "")
+        if named is not None and named.unresolved:
+            found.mentioned.add(named.idempotency_key)  # even where the row turns out to be another entry's
         entry = _linked(row, known)
         if entry is not None:
             _weigh_linked(row, entry, known, found, listing.read_at)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from attrs import evolve, frozen
 
@@ -23,6 +23,9 @@ from qfpay_preauth._settings import Credentials, HiddenMapping, Settings, gatewa
 from qfpay_preauth._signing import Signer
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import Ledger, ledger_from
+
+if TYPE_CHECKING:
+    from qfpay_preauth._transport import Transport
 
 log = logging.getLogger("qfpay_preauth")
 T = TypeVar("T")
@@ -163,8 +166,6 @@ class ClientBase:
         return self._running.desk
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> Running:
-        from qfpay_preauth._transport import Transport
-
         credentials = self._credentials
         signer = Signer(credentials.client_key, credentials.sign_type)
         previous = credentials.previous_client_key
@@ -173,7 +174,7 @@ class ClientBase:
             settings=self.settings,
             clock=self._clock,
             ledger=self._ledger,
-            transport=Transport(self.base_url, self.settings, self._clock),
+            transport=self._make_transport(),
             turnstile=Turnstile(self._budget, self._clock.monotonic),
             queues=Queues(),
             sender=_wire.Sender(credentials.app_code, signer, credentials.mchid),
@@ -185,6 +186,12 @@ class ClientBase:
         quarter = Turnstile(self._quarter, self._clock.monotonic)
         reconciler = Reconciler(desk, self.account, self._policy, quarter)
         return Running(loop, evolve(desk, seek=seeker.seek), Calls(), seeker, reconciler, doubt, set())
+
+    def _make_transport(self) -> Transport:
+        """The seam where a simulation puts its own wire."""
+        from qfpay_preauth._transport import Transport  # with it comes aiohttp, which a bare import must not bring
+
+        return Transport(self.base_url, self.settings, self._clock)
 
     def _emit(self, event: Event, doubt: asyncio.Event) -> None:
         """Give an event to the hook; a raising hook harms nothing."""

@@ -257,10 +257,11 @@ class Reconciler:
         start = await self._desk.ledger.span(self._account)
         if start is None:
             return 0, [], True
+        start -= OVERLAP
         began = self._desk.clock.now()
         known: set[str] = set()
-        stable = True
-        low = start - OVERLAP
+        confirmed, missing, stable = 0, list[Discrepancy](), True
+        low = start
         while low < began + AHEAD:
             high = min(low + timedelta(days=1), began + AHEAD)
             listing = await self._reader.listing(low, high)
@@ -269,25 +270,32 @@ class Reconciler:
             observed = await self._desk.ledger.observe(self._account, listing, self._policy, ())
             tell(self._desk, observed, listing.read_at)
             seen.append(observed)
+            found, lacking = await self._missing_there((max(low, start + MARGIN), min(high, began)), start, known)
+            confirmed, missing = confirmed + found, missing + lacking
+            if stable and not missing:
+                # an interrupted pass goes on here; one that misses something looks at it again
+                await self._desk.ledger.bookmark(self._account, min(high, began))
             low = high
-        confirmed, missing = await self._missing_there(start - OVERLAP + MARGIN, began, known)
         if stable:
             await self._desk.ledger.bookmark(self._account, began)
         return confirmed, missing, stable
 
-    async def _missing_there(self, start: datetime, end: datetime, known: set[str]) -> tuple[int, list[Discrepancy]]:
+    async def _missing_there(
+        self, span: tuple[datetime, datetime], start: datetime, known: set[str]
+    ) -> tuple[int, list[Discrepancy]]:
+        """Of the entries concluded in `span`: how many the rows since `start` showed, and which they did not."""
         confirmed, missing = 0, []
         after: After | None = None
         while True:
-            page = await self._desk.ledger.executed(self._account, start, end, after, DOUBTS_MAX)
+            page = await self._desk.ledger.executed(self._account, *span, after, DOUBTS_MAX)
             for entry in page:
                 if entry.result_syssn in known:
                     confirmed += 1
-                elif entry.result_syssn is not None and (entry.system_time or entry.reserved_at) >= start:
+                elif entry.result_syssn is not None and start <= (entry.system_time or entry.reserved_at) < span[1]:
                     missing.append(_not_there(entry))
             if len(page) < DOUBTS_MAX:
                 return confirmed, missing
-            after = After(page[-1].concluded_at or end, page[-1].idempotency_key)
+            after = After(page[-1].concluded_at or span[1], page[-1].idempotency_key)
 
     async def _notices(self, seen: list[Observed]) -> int:
         """Look up what notifications named and the books do not know; how many stay unexplained."""

@@ -81,7 +81,7 @@ def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Ite
         for syssn in filter(None, (row.syssn, row.orig_syssn)):
             if syssn not in owners and (owner := tx.get_movement(account, syssn)):
                 owners[syssn] = owner
-        if row.syssn not in owners and row.out_trade_no and (named := tx.get_by_number(account, row.out_trade_no)):
+        if row.out_trade_no and (named := tx.get_by_number(account, row.out_trade_no)):
             by_number[row.out_trade_no] = named
     holds.update(owner.authorization for owner in owners.values())
     holds.update(entry.authorization for entry in by_number.values())
