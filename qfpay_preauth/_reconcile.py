@@ -90,15 +90,14 @@ class Seeker:
         self._closing = asyncio.Event()
 
     async def seek(self, entry: Entry, deadline: float) -> Entry:
-        """Look for evidence until `deadline` (monotonic seconds), first soon and then backing off."""
-        wait_s = _FIRST_LOOK_S
-        while entry.unresolved and not self._closing.is_set():
+        """Look for evidence until `deadline` (monotonic seconds): first soon, then backing off, once near the end."""
+        wait_s, last = _FIRST_LOOK_S, False
+        while entry.unresolved and not last and not self._closing.is_set():
             left = deadline - self._desk.clock.monotonic()
             if left <= 0:
                 break
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, left / 2)):
-                    await self._closing.wait()
+            last = left <= 1.5 * wait_s
+            await self._wait_unless_closing(0.9 * left if last else wait_s)
             wait_s = min(wait_s * 2, _LOOK_MAX_S)
             self._waiting[entry.idempotency_key] = entry
             with contextlib.suppress(TimeoutError):
@@ -106,6 +105,11 @@ class Seeker:
                     await asyncio.wait((self._join(),))
             entry = await self._desk.ledger.entry(entry.account, entry.idempotency_key) or entry
         return entry
+
+    async def _wait_unless_closing(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     def nudge(self, syssn: str) -> None:
         """Look up one syssn soon (a notification named it)."""
