@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -273,21 +272,24 @@ async def demonstrate(
 
     `advance` is told of each capture, `say` of each step after the last one.
     """
-    async with _opened(folder) as (client, gateway):
-        run = Run(client, gateway, advance)
-        await run.play(plan(seed, captures, fault_rate))
-        # what the gateway still had in hand comes to its end: its books are final now
-        gateway.settle_pending()
-        gateway.run_late()
-        doubts = await _doubts(client)
-        await end_doubts(client, gateway, doubts, say)
-        return await _report(client, gateway, run.tally, doubts)
-
-
-@asynccontextmanager
-async def _opened(folder: Path) -> AsyncIterator[tuple[PreauthClient, Gateway]]:
     from qfpay_preauth.testing import Gateway
 
+    async with Gateway() as gateway:
+        async with _client(folder, gateway) as client:
+            run = Run(client, gateway, advance)
+            await run.play(plan(seed, captures, fault_rate))
+            # what the gateway still had in hand comes to its end: its books are final now
+            gateway.settle_pending()
+            gateway.run_late()
+            doubts = await _doubts(client)
+            await end_shown(client, gateway, doubts, say)
+        # a day or more against the real gateway; this one is known to be at rest
+        async with _client(folder, gateway, quiet_period_s=1) as client:
+            await end_absent(client, say)
+            return await _report(client, gateway, run.tally, doubts)
+
+
+def _client(folder: Path, gateway: Gateway, quiet_period_s: float | None = None) -> PreauthClient:
     settings = Settings(
         timeout_connect_s=2,
         timeout_total_s=2,
@@ -297,32 +299,32 @@ async def _opened(folder: Path) -> AsyncIterator[tuple[PreauthClient, Gateway]]:
         backoff_max_s=0.05,
         requests_per_second=100_000,
         requests_per_minute=1_000_000,
-        quiet_period_s=1,  # a day or more against the real gateway: this one is known to be at rest
+        quiet_period_s=quiet_period_s,
     )
-    async with Gateway() as gateway:
-        credentials = Credentials(gateway.app_code, gateway.client_key)
-        ledger = f"sqlite:///{folder / 'ledger.db'}"
-        async with PreauthClient(credentials, base_url=gateway.url, ledger=ledger, settings=settings) as client:
-            yield client, gateway
+    credentials = Credentials(gateway.app_code, gateway.client_key)
+    ledger = f"sqlite:///{folder / 'ledger.db'}"
+    return PreauthClient(credentials, base_url=gateway.url, ledger=ledger, settings=settings)
 
 
 # ------------------------------------------------------------------------------------------------ how doubt ends
 
 
-async def end_doubts(
+async def end_shown(
     client: PreauthClient, gateway: Gateway, doubts: Sequence[Entry], say: Callable[[str], object]
 ) -> None:
-    """End each of the `doubts` by evidence: some by notifications, then by enquiries, and by absence at last."""
+    """End what notifications tell of, and then what enquiries show. Whatever they do not show stays in doubt."""
+    if not doubts:
+        say("   0 in doubt")
+        return
     say(f"{len(doubts):>4} in doubt: what they may have taken stays claimed, none is sent again")
     await _notify(client, gateway, doubts)
     say(f"{len(await _doubts(client)):>4} left after notifications that came late")
     while (await client.reconcile()).ended:
         pass  # what one pass has shown may be what the next one needs
     say(f"{len(await _doubts(client)):>4} left after reconcile(): its enquiries show what was executed or refused")
-    await _end_absent(client, say)
 
 
-async def _end_absent(client: PreauthClient, say: Callable[[str], object]) -> None:
+async def end_absent(client: PreauthClient, say: Callable[[str], object]) -> None:
     """What no enquiry shows was not sent: once the quiet period of the last one is over, and not before."""
     left = await _doubts(client)
     if not left:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
+from qfpay_preauth._absence import weigh_absence
 from qfpay_preauth._codes import SUCCESS, CodeClass, classify
+from qfpay_preauth._findings import MARGIN, UNSURE, Findings, Known
 from qfpay_preauth._models import (
     Authorization,
     ConfirmedBy,
@@ -30,59 +32,11 @@ from qfpay_preauth._models import (
     State,
     Transaction,
     Verdict,
-    Why,
 )
-
-MARGIN = timedelta(seconds=60)
-"""How far the gateway's clock may be behind ours when a row is compared with a reservation."""
-
-UNSURE = timedelta(minutes=15)
-"""A row older than MARGIN before a reservation is not its entry's, but only one older than this is surely not."""
-
-WINDOW_MARGIN = timedelta(hours=24)
-"""How long after its capture window a hold is given before absence may mean that a capture lapsed."""
-
-ABSENCES_NEEDED = 2
 
 _REFUND_WORD = "refund"  # QFPay, Transaction Enquiry, order_type
 _NEVER_CAPTURE = frozenset({_REFUND_WORD, "close", "cancel"})  # words of rows that give money back
 _REFUSALS = (CodeClass.REFUSED, CodeClass.NOT_NOW, CodeClass.DENIED)
-
-
-@frozen
-class Known:
-    """What the ledger knows about the rows in hand, read in one transaction after the gateway was read.
-
-    `owning`: keys of the entries that a movement belongs to; `followed`: syssns that are surely captures, because a
-    known capture comes after them or a refund names them; `new_holds`: the holds of rows that nobody here knows yet.
-    """
-
-    owners: Mapping[str, Movement]
-    entries: Mapping[str, Entry]
-    by_number: Mapping[str, Entry]
-    authorizations: Mapping[str, Authorization]
-    of_hold: Mapping[str, Sequence[Entry]]
-    words: Mapping[str, frozenset[str]]
-    linked_capture_shown: bool
-    owning: frozenset[str] = frozenset()
-    followed: frozenset[str] = frozenset()
-    new_holds: Mapping[str, str] = field(factory=dict)
-
-
-@frozen
-class Findings:
-    """What follows from the evidence; nothing is written yet."""
-
-    verdicts: list[tuple[Entry, Verdict]] = field(factory=list)
-    attention: dict[str, tuple[Entry, str]] = field(factory=dict)
-    foreign: list[tuple[Transaction, str]] = field(factory=list)
-    discrepancies: list[Discrepancy] = field(factory=list)
-    words: set[tuple[str, str, bool]] = field(factory=set)
-    absent: list[Entry] = field(factory=list)
-    belonging: list[tuple[Transaction, Entry]] = field(factory=list)
-    kinds: list[tuple[Movement, str]] = field(factory=list)
-    confirmed: set[str] = field(factory=set)
-    mentioned: set[str] = field(factory=set)
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -105,7 +59,7 @@ def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
         else:
             unlinked.append(row)
     _weigh_unlinked(unlinked, listing, known, found)
-    _weigh_absence(listing, known, policy, found)
+    weigh_absence(listing, known, policy, found)
     return found
 
 
@@ -444,43 +398,3 @@ def kinds_of(rows: Sequence[Transaction], hold: Authorization, words: Mapping[st
             last = _time(row) == _time(of_hold[-1])
             kinds[row.syssn] = "unknown" if last else Operation.CAPTURE.value
     return kinds
-
-
-# ------------------------------------------------------------------------------------------------ absence
-
-
-def _weigh_absence(listing: Listing, known: Known, policy: Policy, found: Findings) -> None:
-    """Absence is not a no. It ends a doubt only past the quiet period (or the window) and only where the enquiry has
-    ever shown, linked, an answered capture of this account; the ledger counts two such enquiries."""
-    if not listing.complete or not known.linked_capture_shown:
-        return
-    decided = {entry.idempotency_key for entry, _ in found.verdicts}
-    for hold, entries in known.of_hold.items():
-        for entry in entries:
-            asked = entry.doubtful(listing.read_at) and listing.since <= entry.reserved_at - MARGIN
-            seen = entry.idempotency_key in found.mentioned | decided or entry.result_syssn is not None
-            if asked and not seen and _long_enough(entry, known.authorizations[hold], listing.read_at, policy):
-                found.absent.append(entry)
-
-
-def _long_enough(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> bool:
-    quiet = policy.quiet_period is not None and at >= entry.doubt_at + policy.quiet_period
-    return quiet or _window_over(entry, hold, at, policy)
-
-
-def _window_over(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> bool:
-    ends = hold.expires_at(policy.default_window)
-    return entry.operation is not Operation.REFUND and ends is not None and at >= ends + WINDOW_MARGIN
-
-
-def absent_verdict(entry: Entry, hold: Authorization, at: datetime, policy: Policy) -> Verdict:
-    """What absence from enough complete enquiries means for an entry."""
-    lapsed = _window_over(entry, hold, at, policy)
-    return Verdict(
-        Judgement.NOT_SENT,
-        why=Why.LAPSED if lapsed else Why.NOT_SENT,
-        rerunnable=not lapsed,
-        detail=f"absent from {ABSENCES_NEEDED} complete enquiries after "
-        + ("the capture window" if lapsed else "the quiet period"),
-        confirmed_by=ConfirmedBy.ENQUIRY,
-    )

@@ -451,13 +451,17 @@ class Policy:
 
 @frozen
 class Observed:
-    """What a listing or a notification did to the books."""
+    """What a listing or a notification did to the books.
+
+    `waiting`: it showed something that can only be recorded once a doubt has ended, so it must be read again.
+    """
 
     ended: tuple[Entry, ...] = ()
     discrepancies: tuple[Discrepancy, ...] = ()
     foreign: tuple[Movement, ...] = ()
     fresh: bool = True
     explained: bool = True
+    waiting: bool = False
 
 
 @frozen

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from qfpay_preauth._codes import SUCCESS
-from qfpay_preauth._evidence import MARGIN, Known, executed, numbered
+from qfpay_preauth._evidence import executed, numbered
+from qfpay_preauth._findings import MARGIN, Known
 from qfpay_preauth._models import (
     ConfirmedBy,
     Discrepancy,

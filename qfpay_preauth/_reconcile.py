@@ -12,7 +12,7 @@ from attrs import frozen
 
 from qfpay_preauth import _enquiry
 from qfpay_preauth._calls import Call
-from qfpay_preauth._evidence import MARGIN
+from qfpay_preauth._findings import MARGIN, UNSURE
 from qfpay_preauth._limits import Turnstile
 from qfpay_preauth._models import (
     Discrepancy,
@@ -157,7 +157,8 @@ async def look(  # noqa: PLR0917 - one look, with all that it needs
         tell(desk, observed, listing.read_at)
         seen.append(observed)
 
-    since = min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - 2 * MARGIN
+    # rows that are only perhaps too old must be seen as well
+    since = min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - UNSURE - MARGIN
     numbers = [e.out_trade_no for e in doubts if e.out_trade_no and e.operation is not Operation.UNFREEZE]
     linked = [*syssns, *(entry.result_syssn for entry in doubts if entry.result_syssn)]
     if numbers:
@@ -264,7 +265,7 @@ class Reconciler:
         start -= OVERLAP
         began = self._desk.clock.now()
         known: set[str] = set()
-        confirmed, missing, stable = 0, list[Discrepancy](), True
+        confirmed, missing, stable, waiting = 0, list[Discrepancy](), True, False
         low = start
         while low < began + AHEAD:
             high = min(low + timedelta(days=1), began + AHEAD)
@@ -276,11 +277,12 @@ class Reconciler:
             seen.append(observed)
             found, lacking = await self._missing_there((max(low, start + MARGIN), min(high, began)), start, known)
             confirmed, missing = confirmed + found, missing + lacking
-            if stable and not missing:
+            waiting = waiting or observed.waiting
+            if stable and not missing and not waiting:
                 # an interrupted pass goes on here; one that misses something looks at it again
                 await self._desk.ledger.bookmark(self._account, min(high, began))
             low = high
-        if stable:
+        if stable and not waiting:
             await self._desk.ledger.bookmark(self._account, began)
         return confirmed, missing, stable
 

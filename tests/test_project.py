@@ -20,7 +20,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "qfpay_preauth"
 SOURCES = sorted(path for folder in ("qfpay_preauth", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 EXTRAS = {"cyclopts", "rich", "pytest", "pytest_asyncio", "asyncpg", "opentelemetry"}
-PURE = ["_money", "_checks", "_codes", "_signing", "_wire", "_json", "_outcomes", "ledger/_rules"]
+PURE = [
+    "_money",
+    "_checks",
+    "_codes",
+    "_signing",
+    "_wire",
+    "_json",
+    "_outcomes",
+    "_evidence",
+    "_absence",
+    "_findings",
+    "_noticed",
+    "ledger/_rules",
+]
 FACE = PACKAGE / "__init__.py"
 
 

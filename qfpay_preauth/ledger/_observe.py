@@ -8,7 +8,7 @@ from typing import Protocol
 
 from attrs import evolve
 
-from qfpay_preauth import _evidence, _noticed
+from qfpay_preauth import _absence, _evidence, _findings, _noticed
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -69,10 +69,14 @@ def observe(tx: EvidenceTx, account: str, listing: Listing, policy: Policy, aske
     for discrepancy in found.discrepancies:
         _verbs.note(tx, account, at, discrepancy)
     done = tuple(entry for entry in ended if not entry.unresolved)
-    return Observed(done, tuple(found.discrepancies), tuple(foreign))
+    waiting = any(
+        kind == Operation.REFUND and tx.get_movement(account, row.orig_syssn or "") is None
+        for row, kind in found.foreign
+    )
+    return Observed(done, tuple(found.discrepancies), tuple(foreign), waiting=waiting)
 
 
-def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Iterable[Entry]) -> _evidence.Known:
+def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Iterable[Entry]) -> _findings.Known:
     owners: dict[str, Movement] = {}
     by_number: dict[str, Entry] = {}
     entries: dict[str, Entry] = {}
@@ -90,7 +94,7 @@ def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Ite
             entries[owner.idempotency_key] = entry
     authorizations = {hold: found for hold in holds if (found := tx.get_authorization(account, hold))}
     words = tx.get_words(account)
-    return _evidence.Known(
+    return _findings.Known(
         owners=owners,
         entries=entries,
         by_number=by_number,
@@ -111,12 +115,12 @@ def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Ite
 def _count_absences(tx: EvidenceTx, absent: Iterable[Entry], policy: Policy, at: datetime) -> list[Entry]:
     ended = []
     for entry in absent:
-        if entry.absences + 1 < _evidence.ABSENCES_NEEDED:
+        if entry.absences + 1 < _findings.ABSENCES_NEEDED:
             tx.put_entry(evolve(entry, absences=entry.absences + 1))
             continue
         hold = tx.get_authorization(entry.account, entry.authorization)
         assert hold is not None  # noqa: S101 - an entry is only written beside its authorization
-        ended.append(_verbs.conclude(tx, entry, _evidence.absent_verdict(entry, hold, at, policy), at))
+        ended.append(_verbs.conclude(tx, entry, _absence.absent_verdict(entry, hold, at, policy), at))
     return ended
 
 
@@ -135,8 +139,8 @@ def _record(  # noqa: PLR0917 - one step of `observe`, with what it has in hand
     account: str,
     row: Transaction,
     kind: str,
-    known: _evidence.Known,
-    found: _evidence.Findings,
+    known: _findings.Known,
+    found: _findings.Findings,
     at: datetime,
 ) -> Movement | None:
     """Record a movement that no open entry of ours made: apart from ours, and lowering what is capturable."""

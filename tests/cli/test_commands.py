@@ -128,7 +128,7 @@ def test_simulate_serves_until_interrupted() -> None:
     """It names its url and credentials and the calls to copy, answers them, and Ctrl-C ends it with 130, silently."""
     with simulator("--app-code", "APP", "--client-key", "MADE_UP", "--mchid", "M1") as (process, named, calls):
         assert (named["app_code"], named["client_key"], named["mchid"]) == ("APP", "MADE_UP", "M1")
-        assert len(calls) == 5
+        assert len(calls) == 7
         body = b"amount=500&currency=HKD&out_trade_no=ORDER_1"
         with urllib.request.urlopen(f"{named['url']}/_sim/hold", data=body, timeout=10) as answer:
             assert json.load(answer)["out_trade_no"] == "ORDER_1"

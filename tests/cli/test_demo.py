@@ -68,7 +68,7 @@ def test_what_is_left_for_a_person_says_why() -> None:
     """One capture, lost on its way: no answered capture was ever shown, so absence proves nothing. Exit code 0."""
     done = run("demo", "--seed", "3", "--captures", "1", "--fault-rate", "1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^  order-01/parcel-1: no enquiry shows it", done.stdout, re.MULTILINE)
+    assert re.search(r"^  order-01/parcel-1: the gateway does not show it", done.stdout, re.MULTILINE)
     assert re.search(r"^  order-01/parcel-1 .* left for a person$", done.stdout, re.MULTILINE)
     assert "resolve(key" in done.stdout
     assert "in doubt, claimed, and" in done.stdout

@@ -12,19 +12,19 @@ from qfpay_preauth import OutcomeUnknownError, PreauthClient, PreauthError
 from tests.client.child import ALLOWED, client_to, say
 
 
-async def same(url: str, ledger: str, syssn: str, amount: str, calls: str) -> None:
-    """The key "lost" again and again, four at a time; says what each call gave."""
+async def same(url: str, ledger: str, syssn: str, amount: str, patience: str) -> None:
+    """The key "lost" ten times, four at a time; says what each call gave."""
     async with client_to(url, ledger) as client:
 
         async def one() -> None:
             try:
-                result = await client.capture(syssn, int(amount), idempotency_key="lost", patience_s=1)
+                result = await client.capture(syssn, int(amount), idempotency_key="lost", patience_s=float(patience))
             except OutcomeUnknownError as error:
                 say(type(error).__name__)
             else:
                 say(str(result.syssn))
 
-        for left in range(int(calls), 0, -4):
+        for left in range(10, 0, -4):
             await asyncio.gather(*(one() for _ in range(min(4, left))))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from attrs import evolve
 
-from qfpay_preauth._evidence import Findings, Known, weigh
+from qfpay_preauth._evidence import weigh
+from qfpay_preauth._findings import Findings, Known
 from qfpay_preauth._models import (
     Authorization,
     Entry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -194,25 +194,36 @@ async def test_an_interrupted_pass_is_made_again() -> None:
         await check_equal(client, gateway, syssn)
 
 
-async def test_a_list_that_keeps_changing(qfpay_gateway: Gateway) -> None:
-    """Rows that come while pages are read make the reading start again; it ends, and the doubt with it."""
-    async with client_of(qfpay_gateway) as client:
-        await teach_words(client, qfpay_gateway)
-        syssn = await registered(client, qfpay_gateway, HOLD)
-        await lose(client, qfpay_gateway, syssn)
-        for _ in range(150):
-            qfpay_gateway.hold(999)
-        busy = asyncio.create_task(_make_holds(qfpay_gateway))
+async def test_pages_are_read_until_they_agree() -> None:
+    """A page that was empty once hides nothing: it is read again before anything is concluded."""
+    clock = Clock(datetime(2026, 3, 10, 4, 5, 6, tzinfo=UTC))
+    async with gateway_at(clock) as gateway, set_clock(client_of(gateway), clock) as client:
+        await teach_words(client, gateway)
+        syssn = await registered(client, gateway, HOLD)
+        await lose(client, gateway, syssn)
+        for _ in range(120):
+            gateway.hold(999)
+        gateway.faults.add("altered", operation="query", after=1, changes={"data": []})  # the second page
         await client.reconcile()
-        busy.cancel()
-        await client.reconcile()
-        await check_equal(client, qfpay_gateway, syssn)
+        assert gateway.faults.hits["altered"] == 1
+        assert await state(client) is State.EXECUTED
 
 
-async def _make_holds(gateway: Gateway) -> None:
-    while True:
-        gateway.hold(999)
-        await asyncio.sleep(0.001)
+async def test_a_list_that_keeps_changing() -> None:
+    """Where no two readings agree the pass says so, and what it covered is read again by the next."""
+    clock = Clock(datetime(2026, 3, 10, 4, 5, 6, tzinfo=UTC))
+    async with gateway_at(clock) as gateway, set_clock(client_of(gateway), clock) as client:
+        await registered(client, gateway, HOLD)
+        clock.ahead = timedelta(seconds=2)
+        for _ in range(120):
+            gateway.hold(999)
+        before = await client._ledger.span(client.account)
+        for after in (2, 5):  # the second page of the first and of the third reading
+            gateway.faults.add("altered", operation="query", after=after, changes={"data": []})
+        report = await client.reconcile()
+        assert (gateway.faults.hits["altered"], report.complete) == (2, False)
+        assert await client._ledger.span(client.account) == before
+        assert (await client.reconcile()).complete
 
 
 # ------------------------------------------------------------------------------------------------ the background task
@@ -322,7 +333,7 @@ async def test_it_backs_off(qfpay_gateway: Gateway) -> None:
         syssn = await registered(client, qfpay_gateway, HOLD)
         await lose(client, qfpay_gateway, syssn, fault="drop_before")
         task = asyncio.create_task(client.run_reconciler(3_600))
-        await asyncio.wait((task,), timeout=3)
+        await asyncio.wait((task,), timeout=2)
         assert queries(qfpay_gateway) <= 8
         assert executed(qfpay_gateway, syssn) == []
 

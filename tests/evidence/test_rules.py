@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from qfpay_preauth._evidence import absent_verdict
+from qfpay_preauth._absence import absent_verdict
 from qfpay_preauth._models import (
     ConfirmedBy,
     DiscrepancyKind,

@@ -29,7 +29,7 @@ from tests.evidence.pure import (
     seen,
 )
 
-RULES = settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+RULES = settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 Case = Callable[[Callable[..., None]], Callable[..., None]]
 
 SYSSNS = [f"S{number}" for number in range(6)]
