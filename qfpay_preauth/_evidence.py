@@ -74,8 +74,21 @@ def _with_rows(listing: Listing, known: Known) -> Known:
         for row in listing.rows
         if row.code == SUCCESS and row.orig_syssn in known.authorizations and row.syssn not in known.owners
     }
+    shown = {kind: set(found) for kind, found in known.words.items()}
+    for row in listing.rows:
+        owner = known.owners.get(row.syssn)
+        entry = known.entries.get(owner.idempotency_key or "") if owner else None
+        if entry is not None and _shows_word(row, entry):
+            shown.setdefault(entry.operation.value, set()).add(row.order_type or "")
+    words = {kind: frozenset(found) for kind, found in shown.items()}
     surely = frozenset(later | (refunded & {row.syssn for row in listing.rows}))
-    return evolve(known, followed=surely - set(known.authorizations), new_holds=new)
+    return evolve(known, followed=surely - set(known.authorizations), new_holds=new, words=words)
+
+
+def _shows_word(row: Transaction, entry: Entry) -> bool:
+    """Whether a row shows which word the gateway has for an operation of ours that it had answered itself."""
+    answered = entry.state is State.EXECUTED and entry.confirmed_by is ConfirmedBy.ANSWER
+    return answered and bool(row.order_type) and row.code == SUCCESS and not _contradiction(row, entry)
 
 
 def _best_rows(rows: Iterable[Transaction]) -> list[Transaction]:
@@ -133,8 +146,8 @@ def _weigh_linked(row: Transaction, entry: Entry, known: Known, found: Findings,
 def _weigh_executed(row: Transaction, entry: Entry, found: Findings) -> None:
     if row.code == SUCCESS and entry.result_syssn in (None, row.syssn):
         found.confirmed.add(entry.idempotency_key)
-        if row.order_type and entry.confirmed_by is ConfirmedBy.ANSWER:
-            found.words.add((entry.operation.value, row.order_type, row.orig_syssn is not None))
+        if _shows_word(row, entry):
+            found.words.add((entry.operation.value, row.order_type or "", row.orig_syssn is not None))
     elif row.code == SUCCESS:
         _differs(found, DiscrepancyKind.MISSING_HERE, row, entry)  # our number was executed a second time
         found.foreign.append((row, entry.operation.value))
@@ -154,6 +167,8 @@ def _weigh_doubt(row: Transaction, entry: Entry, by_syssn: bool, found: Findings
     first = entry.attempt == 1 and row.system_time is not None and row.system_time >= entry.reserved_at - MARGIN
     if kind in _REFUSALS and (by_syssn or first):
         found.verdicts.append((entry, _refused(row, kind)))
+    elif kind is not CodeClass.PENDING and read_at >= entry.doubt_at:
+        found.attention[entry.idempotency_key] = entry, f"its row says code {row.code}, which leaves the outcome open"
 
 
 def executed(syssn: str | None, by: ConfirmedBy, source: Transaction | Notification) -> Verdict:
