@@ -290,9 +290,14 @@ def _fits(row: Transaction, entry: Entry, known: Known) -> bool:
         entry.operation in _kinds(row, known)
         and (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
         and row.currency in (None, entry.currency)
-        and not (numbered(entry) and row.out_trade_no not in (None, entry.out_trade_no))
+        and not (numbered(entry) and other_number(row.out_trade_no, entry, known))
         and (row.system_time is None or row.system_time >= entry.reserved_at - UNSURE)
     )
+
+
+def other_number(number: str | None, entry: Entry, known: Known) -> bool:
+    """Whether a row carries a number that is neither ours nor the hold's (which says nothing)."""
+    return number not in (None, entry.out_trade_no, known.authorizations[entry.authorization].out_trade_no)
 
 
 def numbered(entry: Entry) -> bool:

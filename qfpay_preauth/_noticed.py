@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from qfpay_preauth._codes import SUCCESS
-from qfpay_preauth._evidence import executed, numbered
+from qfpay_preauth._evidence import executed, numbered, other_number
 from qfpay_preauth._findings import MARGIN, Known
 from qfpay_preauth._models import (
     ConfirmedBy,
@@ -46,7 +46,9 @@ def weigh_notification(notice: Notification, known: Known, at: datetime) -> tupl
     if owner is not None:
         entries = [entry for entry in entries if entry.idempotency_key == owner.idempotency_key]
     named = [entry for entry in entries if numbered(entry) and entry.out_trade_no == notice.out_trade_no]
-    meant = named or [entry for entry in entries if not (numbered(entry) and notice.out_trade_no)]
+    meant = named or [
+        entry for entry in entries if not (numbered(entry) and other_number(notice.out_trade_no, entry, known))
+    ]
     if len(meant) != 1:
         return None
     return meant[0], executed(notice.syssn, ConfirmedBy.NOTIFICATION, notice)

@@ -98,6 +98,8 @@ class Seeker:
                 break
             last = left <= 1.5 * wait_s
             await self._wait_unless_closing(0.9 * left if last else wait_s)
+            if self._closing.is_set():
+                break
             wait_s = min(wait_s * 2, _LOOK_MAX_S)
             self._waiting[entry.idempotency_key] = entry
             with contextlib.suppress(TimeoutError):
@@ -113,8 +115,9 @@ class Seeker:
 
     def nudge(self, syssn: str) -> None:
         """Look up one syssn soon (a notification named it)."""
-        self._syssns.add(syssn)
-        self._join()
+        if not self._closing.is_set():
+            self._syssns.add(syssn)
+            self._join()
 
     def _join(self) -> asyncio.Task[None]:
         """The look that will serve what waits now: the one after the one that is under way."""

@@ -267,6 +267,12 @@ def _row_id(row: dict[str, Any]) -> str:
     return text_of(row.get("syssn"))
 
 
+def _amount(text: str | None) -> int | None:
+    """QFPay, Payment API, `txamt`: 1 to 11 digits, more than zero; None for anything else."""
+    readable = text is not None and text.isascii() and text.isdigit() and len(text) <= 11
+    return (int(text) or None) if text and readable else None
+
+
 def _transaction(row: dict[str, Any]) -> Transaction:
     def text(*names: str) -> str | None:
         return next((found for name in names if (found := clean(text_of(row.get(name))))), None)
@@ -277,7 +283,7 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         orig_syssn=text("origssn", "orig_syssn"),
         out_trade_no=text("out_trade_no"),
         order_type=masked(text("order_type") or "")[:32] or None,
-        amount=int(amount) if amount and amount.isascii() and amount.isdigit() and len(amount) <= 11 else None,
+        amount=_amount(amount),
         currency=text("txcurrcd"),
         code=_short(text("respcd") or "") or None,
         message=masked(text("errmsg", "respmsg", "resperr") or "") or None,
