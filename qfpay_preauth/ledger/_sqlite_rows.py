@@ -181,10 +181,10 @@ class SqliteTransaction:
 
     def get_span(self, account: str) -> datetime | None:
         (read_until,) = self._run(
-            "SELECT coalesce((SELECT read_until FROM bookmarks WHERE account = ?1), "
+            "SELECT coalesce((SELECT read_until FROM bookmarks WHERE account = ?), "
             "(SELECT min(min(registered_at, coalesce(authorized_at, registered_at))) FROM authorizations "
-            "WHERE account = ?1))",
-            (account,),
+            "WHERE account = ?))",
+            (account, account),
         ).fetchone()
         return _moment(read_until)
 
