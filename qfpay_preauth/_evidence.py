@@ -290,6 +290,7 @@ def _fits(row: Transaction, entry: Entry, known: Known) -> bool:
         entry.operation in _kinds(row, known)
         and (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
         and row.currency in (None, entry.currency)
+        and entry.result_syssn in (None, row.syssn)  # a pending answer may have named the only one it can be
         and not (numbered(entry) and other_number(row.out_trade_no, entry, known))
         and (row.system_time is None or row.system_time >= entry.reserved_at - UNSURE)
     )

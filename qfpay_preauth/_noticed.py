@@ -59,6 +59,7 @@ def _notified(notice: Notification, entry: Entry, at: datetime) -> bool:
     return (
         entry.doubtful(at)
         and in_time
+        and entry.result_syssn in (None, notice.syssn)
         and _NOTIFY_TYPES.get(notice.kind) is entry.operation
         and (notice.orig_syssn, notice.amount, notice.currency) == (entry.syssn, entry.amount, entry.currency)
     )

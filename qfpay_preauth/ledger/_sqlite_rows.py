@@ -82,7 +82,7 @@ _GET_EXPIRING = (
     f"SELECT {_names(Authorization)} FROM authorizations INDEXED BY authorizations_open "  # noqa: S608 - our own names
     "WHERE account = ? AND amount > captured + foreign_captured AND unfrozen + foreign_unfrozen = 0 "
     "AND coalesce(authorized_at, registered_at) + coalesce(capture_window, ?) < ? "
-    "ORDER BY coalesce(authorized_at, registered_at) + coalesce(capture_window, ?)"
+    "ORDER BY coalesce(authorized_at, registered_at) + coalesce(capture_window, ?), syssn"
 )
 
 

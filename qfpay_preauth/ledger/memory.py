@@ -143,7 +143,7 @@ class MemoryLedger(Ledger):
             and (end := hold.expires_at(default_window)) is not None
             and end < before
         }
-        return [self._authorizations[account, syssn] for syssn in sorted(ends, key=lambda syssn: ends[syssn])]
+        return [self._authorizations[account, syssn] for syssn in sorted(ends, key=lambda syssn: (ends[syssn], syssn))]
 
     # ------------------------------------------------------------------ the transaction that the verbs see
 
