@@ -31,13 +31,23 @@ def weigh_absence(listing: Listing, known: Known, policy: Policy, found: Finding
     for hold, entries in known.of_hold.items():
         for entry in entries:
             asked = entry.doubtful(listing.read_at) and listing.since <= entry.reserved_at - MARGIN
-            if not asked or entry.idempotency_key in found.mentioned | decided:
+            if not asked or entry.idempotency_key in decided:
+                continue
+            if entry.idempotency_key in found.mentioned:
+                _mentioned_only(entry, listing, found)
                 continue
             why = _never_absent(entry, known.authorizations[hold], known, policy)
             if not why and _long_enough(entry, known.authorizations[hold], listing.read_at, policy):
                 found.absent.append(entry)
             elif why and listing.read_at >= entry.doubt_at:
                 found.attention[entry.idempotency_key] = entry, why
+
+
+def _mentioned_only(entry: Entry, listing: Listing, found: Findings) -> None:
+    """A row might be this entry's and does not prove it: unless it is still pending, that will hardly change."""
+    key = entry.idempotency_key
+    if listing.read_at >= entry.doubt_at and key not in found.pending and key not in found.attention:
+        found.attention[key] = entry, "a row might be it, but does not say enough to prove it"
 
 
 def _never_absent(entry: Entry, hold: Authorization, known: Known, policy: Policy) -> str:

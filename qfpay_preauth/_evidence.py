@@ -50,7 +50,7 @@ def weigh(listing: Listing, known: Known, policy: Policy) -> Findings:
     for row in _best_rows(listing.rows):
         named = known.by_number.get(row.out_trade_no or "")
         if named is not None and named.unresolved:
-            found.mentioned.add(named.idempotency_key)  # even where the row turns out to be another entry's
+            _mention(row, named, found)  # even where the row turns out to be another entry's
         entry = _linked(row, known)
         if entry is not None:
             _weigh_linked(row, entry, known, found, listing.read_at)
@@ -128,7 +128,7 @@ def _weigh_known(row: Transaction, owner: Movement, known: Known, found: Finding
 def _weigh_linked(row: Transaction, entry: Entry, known: Known, found: Findings, read_at: datetime) -> None:
     strange = _contradiction(row, entry)
     if entry.unresolved:
-        found.mentioned.add(entry.idempotency_key)
+        _mention(row, entry, found)
     if strange:
         kind = DiscrepancyKind.AMOUNT_DIFFERS if strange == "amount" else DiscrepancyKind.MISMATCH
         _differs(found, kind, row, entry)
@@ -226,7 +226,7 @@ def _weigh_unlinked(rows: Sequence[Transaction], listing: Listing, known: Known,
             if entry.unresolved:
                 open_ones[entry.syssn].append(entry)
     for row in rows:
-        _mention(row, open_ones, found)
+        _mention_all(row, open_ones, known, found)
         placed = row.orig_syssn is not None and row.amount is not None and _hold_of(row, known) is not None
         if placed and row.code == SUCCESS:
             groups[row.orig_syssn or "", row.amount or 0].append(row)
@@ -244,16 +244,24 @@ def _hold_of(row: Transaction, known: Known) -> str | None:
     return known.new_holds.get(row.orig_syssn or "")
 
 
-def _mention(row: Transaction, open_ones: Mapping[str, Sequence[Entry]], found: Findings) -> None:
+def _mention(row: Transaction, entry: Entry, found: Findings) -> None:
+    """A row that might be an entry's: the entry is not absent, and if the row is pending, it is asked again."""
+    found.mentioned.add(entry.idempotency_key)
+    if classify(row.code or "") is CodeClass.PENDING:
+        found.pending.add(entry.idempotency_key)
+
+
+def _mention_all(row: Transaction, open_ones: Mapping[str, Sequence[Entry]], known: Known, found: Findings) -> None:
     """Whatever its code and whatever it leaves out, a row that might be an entry's keeps it from being absent."""
     if row.orig_syssn is None:
         candidates = [entry for group in open_ones.values() for entry in group]
     else:
-        candidates = list(open_ones.get(row.orig_syssn, ()))
+        kinds = _kinds(row, known)
+        candidates = [entry for entry in open_ones.get(row.orig_syssn, ()) if entry.operation in kinds]
     for entry in candidates:
         in_time = (row.system_time or entry.reserved_at) >= entry.reserved_at - UNSURE
         if row.amount in (None, entry.amount) and in_time:
-            found.mentioned.add(entry.idempotency_key)
+            _mention(row, entry, found)
 
 
 def _weigh_group(rows: list[Transaction], listing: Listing, known: Known, found: Findings) -> None:

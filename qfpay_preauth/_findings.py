@@ -55,3 +55,4 @@ class Findings:
     kinds: list[tuple[Movement, str]] = field(factory=list)
     confirmed: set[str] = field(factory=set)
     mentioned: set[str] = field(factory=set)
+    pending: set[str] = field(factory=set)
