@@ -196,6 +196,9 @@ def _refused(row: Transaction, kind: CodeClass) -> Verdict:
 
 
 def _contradiction(row: Transaction, entry: Entry) -> str:
+    """In what a row and the entry that it is linked to differ; "" for nothing."""
+    if row.unreadable:
+        return "value, one that cannot be read"
     if row.orig_syssn not in (None, entry.syssn):
         return "original"
     if row.amount not in (None, entry.amount):
@@ -353,7 +356,7 @@ def _why_unsure(  # noqa: PLR0911 - one reason a line, in the order in which the
         return f"{len(rows)} rows and {len(entries)} entries of this amount could belong together"
     if any(row.system_time is None or not _fits(row, entry, known) for row in rows for entry in entries):
         return "a row does not say when it happened"
-    if any(row.currency is None for row in rows):
+    if any(row.currency is None or row.unreadable for row in rows):
         return "a row does not say its currency"
     if any(_time(row) < entry.reserved_at - MARGIN for row in rows for entry in entries):
         return "a row fits, but it seems to be older than the entry"

@@ -309,7 +309,10 @@ class PaymentIntent:
 
 @frozen
 class Transaction:
-    """One row of the gateway's transaction enquiry; `code` is the transaction's own, fields may be None."""
+    """One row of the gateway's transaction enquiry; `code` is the transaction's own, fields may be None.
+
+    `unreadable`: its amount, currency or original is there, but is not what QFPay documents; such a row proves nothing.
+    """
 
     syssn: str
     orig_syssn: str | None
@@ -322,6 +325,7 @@ class Transaction:
     cancel: str | None
     system_time: datetime | None
     raw: Mapping[str, Any] = field(factory=dict, repr=False)
+    unreadable: bool = False
 
 
 @frozen

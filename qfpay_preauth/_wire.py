@@ -284,12 +284,14 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         out_trade_no=text("out_trade_no"),
         order_type=masked(text("order_type") or "")[:32] or None,
         amount=_amount(amount),
-        currency=text("txcurrcd"),
+        currency=masked(text("txcurrcd") or "")[:8] or None,
         code=_short(text("respcd") or "") or None,
         message=masked(text("errmsg", "respmsg", "resperr") or "") or None,
-        cancel=text("cancel"),
+        cancel=masked(text("cancel") or "")[:8] or None,
         system_time=read_time(row.get("sysdtm")),
         raw=redacted(row, _IDS),
+        unreadable=(not is_empty(row.get("txamt")) and _amount(amount) is None)
+        or any(not is_empty(row.get(name)) and not text(name) for name in ("txcurrcd", "origssn", "orig_syssn")),
     )
 
 
