@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from qfpay_preauth.errors import NotSentError, OperationInProgressError
+from qfpay_preauth.errors import NotSentError, OperationInProgressError, Outcome
 
 T = TypeVar("T")
 
@@ -73,7 +73,8 @@ class Calls:
             call.abandon()
             raise
         if task.cancelled():
-            raise NotSentError("The call was called off before anything was written or sent.")
+            # this call did nothing; what its key did before, nobody has looked up
+            raise NotSentError("The call was called off before anything was written or sent.", outcome=Outcome.UNKNOWN)
         return task.result()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

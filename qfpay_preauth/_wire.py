@@ -184,13 +184,17 @@ def _judge_fields(entry: Entry, fields: dict[str, Any], *, signed_wrongly: bool)
 
 
 def _known(fields: dict[str, Any], code: str) -> dict[str, Any]:
-    texts = [masked(text_of(fields.get(name))) for name in ("respmsg", "resperr")]
     return {
         "code": _short(code),
-        "message": " / ".join(dict.fromkeys(filter(None, texts))),
+        "message": _message(fields),
         "system_time": read_time(fields.get("sysdtm")),
         "raw": redacted(fields, _IDS),
     }
+
+
+def _message(fields: dict[str, Any]) -> str:
+    texts = [masked(text_of(fields.get(name))) for name in ("respmsg", "resperr")]
+    return " / ".join(dict.fromkeys(filter(None, texts)))
 
 
 def _short(code: str) -> str:
@@ -252,7 +256,7 @@ def read_code(answer: Answer) -> tuple[str | None, str, dict[str, Any]]:
     code = fields.get("respcd") if fields else None
     if fields is None or not isinstance(code, str):
         return None, f"HTTP {answer.status}, no readable answer", {}
-    return _short(code), _known(fields, code)["message"], fields
+    return _short(code), _message(fields), fields
 
 
 def read_rows(fields: dict[str, Any]) -> list[Transaction] | None:

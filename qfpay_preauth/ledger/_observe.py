@@ -61,7 +61,7 @@ def observe(tx: EvidenceTx, account: str, listing: Listing, policy: Policy, aske
     for row, entry in found.belonging:
         _verbs.own(tx, evolve(entry, result_syssn=row.syssn))
     for owner, kind in found.kinds:
-        _tell_kind(tx, owner, kind)
+        _tell_kind(tx, owner, kind, at)
     found.foreign.sort(key=lambda each: each[1] == Operation.REFUND)  # a refund comes after its capture
     foreign = [moved for row, kind in found.foreign if (moved := _record(tx, account, row, kind, known, found, at))]
     for entry, why in found.attention.values():
@@ -196,9 +196,11 @@ def add_foreign(tx: EvidenceTx, movement: Movement, orig: str | None, at: dateti
     return wrong
 
 
-def _tell_kind(tx: EvidenceTx, movement: Movement, kind: str) -> None:
+def _tell_kind(tx: EvidenceTx, movement: Movement, kind: str, at: datetime) -> None:
     """A movement made elsewhere of which it was not known whether it was a capture or the unfreeze."""
     tx.put_movement(evolve(movement, kind=kind))
+    detail = f"{movement.syssn} is a {kind}".replace("a unfreeze", "an unfreeze")
+    tx.add_event(Event(movement.account, at, "foreign", movement.authorization, detail=detail))
     hold = tx.get_authorization(movement.account, movement.authorization)
     if hold is not None and kind == Operation.UNFREEZE:
         moved = hold.foreign_captured - movement.amount
@@ -229,7 +231,7 @@ def adopt(tx: EvidenceTx, authorization: Authorization, rows: Sequence[Transacti
     new: list[tuple[Movement, str | None]] = []
     for row in rows:
         movement = Movement(authorization.account, row.syssn, kinds[row.syssn], hold, row.amount or 0)
-        if not _known_alike(tx, movement) and not any(_might_be(row, entry) for entry in unresolved):
+        if not _known_alike(tx, movement, at) and not any(_might_be(row, entry) for entry in unresolved):
             new.append((movement, row.orig_syssn))
     registered = _verbs.register(tx, authorization)
     for movement, orig in new:
@@ -243,14 +245,14 @@ def _might_be(row: Transaction, entry: Entry) -> bool:
     return (row.orig_syssn, row.amount) == (entry.syssn, entry.amount)
 
 
-def _known_alike(tx: EvidenceTx, movement: Movement) -> bool:
+def _known_alike(tx: EvidenceTx, movement: Movement, at: datetime) -> bool:
     owner = tx.get_movement(movement.account, movement.syssn)
     if owner is None:
         return False
     if owner.amount != movement.amount or len({owner.kind, movement.kind} - {"unknown"}) > 1:
         raise IdempotencyConflictError(f"{movement.syssn} is known as a {owner.kind} of {owner.amount}.")
     if owner.kind == "unknown" != movement.kind:
-        _tell_kind(tx, owner, movement.kind)
+        _tell_kind(tx, owner, movement.kind, at)
     return True
 
 

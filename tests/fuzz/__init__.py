@@ -1,0 +1,1 @@
+"""A mutation fuzzer for what comes from outside: `python -m tests.fuzz --seconds 60 [--target judge] [--seed N]`."""

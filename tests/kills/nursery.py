@@ -1,0 +1,117 @@
+"""Where the workers come from: one process that has everything imported and forks a child for each order.
+
+A fresh interpreter for every process that is to be killed would cost more than the kills. A child that died stays a
+zombie until it is asked for, so that its process id belongs to nobody else when it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from attrs import frozen
+
+ROOT = Path(__file__).parents[2]
+_MESSAGE_MAX = 65_536
+
+
+@frozen
+class Child:
+    """One process, and what it says (standard output and standard error); the end of it is its death."""
+
+    pid: int
+    said: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def signal(self, which: signal.Signals) -> None:
+        """SIGKILL: nothing of it runs any more; SIGSTOP, SIGCONT: it is paused, and goes on."""
+        os.kill(self.pid, which)
+
+
+class Nursery:
+    """The parent's side."""
+
+    def __enter__(self) -> Self:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.kills.nursery", str(theirs.fileno())],
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                pass_fds=[theirs.fileno()],
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._control.close()  # which ends it
+        self._process.wait(20)
+
+    async def start(self, order: str, words: Sequence[str]) -> Child:
+        """A worker with this command line, which dies where `order` says."""
+        near, far = socket.socketpair()
+        with far:
+            socket.send_fds(self._control, [json.dumps([order, words]).encode()], [far.fileno()])
+            pid = int(self._control.recv(_MESSAGE_MAX))
+        return Child(pid, *await asyncio.open_connection(sock=near))
+
+    def ended(self, child: Child) -> int:
+        """How a child ended that has ended: its exit code, or minus the signal."""
+        child.writer.close()
+        self._control.send(json.dumps(child.pid).encode())
+        return int(self._control.recv(_MESSAGE_MAX))
+
+
+def serve(control: socket.socket) -> None:
+    """The other side: fork, or say how a child ended, until the parent is gone."""
+    while True:
+        message, handles, _, _ = socket.recv_fds(control, _MESSAGE_MAX, 1)
+        if not message:
+            return
+        wanted = json.loads(message)
+        if isinstance(wanted, int):
+            answer = os.waitstatus_to_exitcode(os.waitpid(wanted, 0)[1])
+        else:
+            answer = os.fork()
+            if not answer:
+                control.close()
+                _live(handles[0], *wanted)
+            os.close(handles[0])
+        control.send(str(answer).encode())
+
+
+def _live(output: int, order: str, words: list[str]) -> None:
+    from tests.kills.steps import arm
+    from tests.kills.worker import main
+
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # what is said besides is a defect
+    code = 1
+    try:
+        arm(order)
+        asyncio.run(main(*words))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    import qfpay_preauth._transport  # noqa: F401
+    import tests.kills.steps
+    import tests.kills.worker  # noqa: F401 - all that a child needs, before the first fork
+
+    with socket.socket(fileno=int(sys.argv[1])) as line:
+        serve(line)
