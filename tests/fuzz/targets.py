@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
 from abc import ABC, abstractmethod
 from datetime import timedelta
 from importlib import resources
@@ -105,6 +106,7 @@ class Books:
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        weakref.finalize(self, self._connection.close)
         script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
         self._connection.executescript(script)
         self.tx = SqliteTransaction(self._connection)
