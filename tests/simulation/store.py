@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import weakref
 from collections.abc import Callable, Coroutine
 from importlib import resources
 from pathlib import Path
@@ -78,6 +79,7 @@ class InlineSqlite(SqliteLedger):
         super().__init__(Path("unused"))
         script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        weakref.finalize(self, self._connection.close)
         self._connection.executescript(script)
         self._tx = _WatchedTx(self._connection)
         self.written: list[Written] = []
