@@ -9,8 +9,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from qfpay_preauth._explain import CHECK_NEXT, explain, explain_body, masked
-
-from .kit import KEY, V1_PARAMS, V1_SIGNATURE, V2_BODY, V2_KEY, V2_SIGNATURE
+from tests.vectors import V1_KEY as KEY
+from tests.vectors import V1_PARAMS, V1_SIGNATURE, V2_BODY, V2_KEY, V2_SIGNATURE
 
 CLIENT_KEY = "AbCd1234efGH"
 PAIRS = [("txcurrcd", "HKD"), ("txamt", "100"), ("Mchid", "Z a"), ("goods", "50% off ")]

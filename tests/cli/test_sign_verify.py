@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from .kit import COMMAND, KEY, V1_PARAMS, V1_SIGNATURE, V2_BODY, V2_KEY, V2_SIGNATURE, environment, one_line, run
+from tests.vectors import V1_KEY as KEY
+from tests.vectors import V1_PARAMS, V1_SIGNATURE, V2_BODY, V2_KEY, V2_SIGNATURE
+
+from .kit import COMMAND, environment, one_line, run
 
 V1 = [f"{name}={value}" for name, value in V1_PARAMS.items()]
 HAS_KEY = {"QFPAY_CLIENT_KEY": KEY}
