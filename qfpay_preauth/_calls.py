@@ -11,9 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from qfpay_preauth.errors import NotSentError, OperationInProgressError, Outcome
+from qfpay_preauth._windows import Lane
+from qfpay_preauth.errors import NotSentError, Outcome
 
 T = TypeVar("T")
+
+
+class NoTurn(Exception):
+    """The turn did not come in time; never leaves the building: the operation says what that means for its key."""
 
 
 class Handed(Protocol):
@@ -23,12 +28,14 @@ class Handed(Protocol):
 
 
 class Call:
-    """One public call: its deadline (monotonic seconds), and how far it got."""
+    """One public call: its deadline (monotonic seconds), its lane, who it belongs to, and how far it got."""
 
-    __slots__ = ("_guarded", "body", "deadline", "left", "task")
+    __slots__ = ("_guarded", "body", "deadline", "group", "lane", "left", "task")
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, lane: Lane = Lane.INTERACTIVE, group: object = None) -> None:
         self.deadline = deadline
+        self.lane = lane
+        self.group = group
         self.body: Handed | None = None
         self.task: asyncio.Task[Any] | None = None
         self.left = False
@@ -77,6 +84,12 @@ class Calls:
             raise NotSentError("The call was called off before anything was written or sent.", outcome=Outcome.UNKNOWN)
         return task.result()
 
+    def call_off(self, group: object) -> None:
+        """Stop what was not sent yet of the calls of a group; what was sent runs on to its answer."""
+        for call in tuple(self._live.values()):
+            if call.group is group:
+                call.abandon()
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         del self._live[task]
         if not task.cancelled():
@@ -103,7 +116,7 @@ class Queues:
         """Hold the turn of `name`.
 
         Raises:
-            OperationInProgressError: the turn did not come within `wait_s`; nothing was written or sent.
+            NoTurn: it did not come within `wait_s`.
         """
         lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
         users.append(None)
@@ -111,7 +124,7 @@ class Queues:
             if len(users) == 1:
                 await lock.acquire()  # nobody is before us
             else:
-                await _acquire(lock, name, wait_s)
+                await _acquire(lock, wait_s)
             try:
                 yield
             finally:
@@ -122,9 +135,9 @@ class Queues:
                 del self._locks[name]
 
 
-async def _acquire(lock: asyncio.Lock, name: str, wait_s: float) -> None:
+async def _acquire(lock: asyncio.Lock, wait_s: float) -> None:
     try:
         async with asyncio.timeout(wait_s):
             await lock.acquire()
     except TimeoutError:
-        raise OperationInProgressError(f"Another call on {name} did not end before this call's deadline.") from None
+        raise NoTurn from None

@@ -11,10 +11,11 @@ from qfpay_preauth import _wire
 from qfpay_preauth._calls import Call
 from qfpay_preauth._clock import GATEWAY_TZ
 from qfpay_preauth._codes import SET_UP, SUCCESS
-from qfpay_preauth._limits import Turnstile
 from qfpay_preauth._models import Answer, Delivery, NotSent, PaymentIntent, SignedRequest, Transaction
-from qfpay_preauth._operations import Desk
+from qfpay_preauth._operations import LAPSED, Desk, tell
 from qfpay_preauth._retry import retry_after_s, send_with_retries
+from qfpay_preauth._turnstile import Turnstile
+from qfpay_preauth._windows import Lane
 from qfpay_preauth.errors import (
     CredentialsRejectedError,
     DeclinedError,
@@ -41,10 +42,11 @@ async def ask(desk: Desk, call: Call, request: SignedRequest, share: Turnstile |
             began = desk.clock.monotonic()
             (await share.permit(began + SHARE_WAIT_MAX_S)).spend()
             call.deadline += desk.clock.monotonic() - began
-        permit = await desk.turnstile.permit(call.deadline)
+        permit = await desk.turnstile.permit(call.deadline, call.lane if share is None else Lane.RECONCILIATION)
         try:
-            body = call.body = desk.transport.body(request, permit, lambda: None)
+            body = call.body = desk.transport.body(request, permit, lambda: LAPSED if permit.lapsed else None)
             delivery = await desk.transport.exchange(request, body, call.deadline)
+            tell(permit, delivery, desk.clock.now())
         finally:
             call.body = None  # between attempts nothing is under way
             permit.give_back()

@@ -15,12 +15,15 @@ from attrs import evolve, frozen
 from qfpay_preauth import _wire
 from qfpay_preauth._calls import Call, Calls, Queues
 from qfpay_preauth._clock import Clock, SystemClock
-from qfpay_preauth._limits import Budget, Turnstile, budget_for
+from qfpay_preauth._limits import Budget, budget_for
 from qfpay_preauth._models import Entry, Event, Policy
 from qfpay_preauth._operations import Desk
 from qfpay_preauth._reconcile import Reconciler, Seeker
 from qfpay_preauth._settings import Credentials, HiddenMapping, Settings, gateway_url, settings_from
+from qfpay_preauth._share import Share
 from qfpay_preauth._signing import Signer
+from qfpay_preauth._turnstile import Turnstile
+from qfpay_preauth._windows import Claim, Lane
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import Ledger, ledger_from
 
@@ -40,6 +43,7 @@ class Running:
     calls: Calls
     seeker: Seeker
     reconciler: Reconciler
+    quarter: Turnstile
     doubt: asyncio.Event
     background: set[asyncio.Task[Any]]
 
@@ -79,7 +83,7 @@ class ClientBase:
             self.settings.default_capture_window,
         )
         # reconciliation takes at most a quarter of the minute's budget
-        self._quarter = Budget(None, max(1, self.settings.requests_per_minute // 4))
+        self._quarter = Budget(None, _a_quarter(self.settings))
         self._running: Running | None = None
         self._closed = False
 
@@ -143,6 +147,8 @@ class ClientBase:
             await running.seeker.close()
             await running.calls.drain(self.settings.timeout_total_s if drain_s is None else drain_s)
             await running.desk.transport.close()
+            await running.desk.turnstile.close()
+            await running.quarter.close()
         if self._running is running:
             self._running = None
         await self._let_go_of_ledger()
@@ -175,7 +181,9 @@ class ClientBase:
             clock=self._clock,
             ledger=self._ledger,
             transport=self._make_transport(),
-            turnstile=Turnstile(self._budget, self._clock.monotonic),
+            turnstile=self._turnstile(
+                self._budget, self.settings.requests_per_second, self.settings.requests_per_minute
+            ),
             queues=Queues(),
             sender=_wire.Sender(credentials.app_code, signer, credentials.mchid),
             keys=[signer, Signer(previous)] if previous else [signer],
@@ -183,9 +191,17 @@ class ClientBase:
             emit=lambda event: self._emit(event, doubt),
         )
         seeker = Seeker(desk, self.account, self._policy)
-        quarter = Turnstile(self._quarter, self._clock.monotonic)
+        quarter = self._turnstile(self._quarter, None, _a_quarter(self.settings), "/reconciliation")
         reconciler = Reconciler(desk, self.account, self._policy, quarter)
-        return Running(loop, evolve(desk, seek=seeker.seek), Calls(), seeker, reconciler, doubt, set())
+        return Running(loop, evolve(desk, seek=seeker.seek), Calls(), seeker, reconciler, quarter, doubt, set())
+
+    def _turnstile(self, budget: Budget, per_second: int | None, per_minute: int, part: str = "") -> Turnstile:
+        """Where calls wait for the budget; where processes share the ledger, they share the windows."""
+        share = None
+        if self._ledger.shared:
+            name = f"{self.base_url}#{self.account}{part}"
+            share = Share(self._ledger.draw, Claim(name, per_second, per_minute, 0, self._clock.monotonic))
+        return Turnstile(budget, self._clock.monotonic, share)
 
     def _make_transport(self) -> Transport:
         """The seam where a simulation puts its own wire."""
@@ -211,12 +227,23 @@ class ClientBase:
         previous = (given.previous_notification_key, given.previous_client_key)
         return [Signer(key) for key in dict.fromkeys([current, *filter(None, previous)])]
 
-    async def _call(self, work: Callable[[Desk, Call], Coroutine[Any, Any, T]], deadline_s: float | None = None) -> T:
+    async def _call(
+        self,
+        work: Callable[[Desk, Call], Coroutine[Any, Any, T]],
+        deadline_s: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
+        group: object = None,
+    ) -> T:
         """Run `work` in a task of its own, under one deadline."""
         desk = await self._desk()
-        call = Call(self._clock.monotonic() + (self.settings.deadline_s if deadline_s is None else deadline_s))
+        deadline = self._clock.monotonic() + (self.settings.deadline_s if deadline_s is None else deadline_s)
+        call = Call(deadline, lane, group)
         assert self._running is not None  # noqa: S101 - _desk has just seen to it
         return await self._running.calls.run(call, work(desk, call))
+
+
+def _a_quarter(settings: Settings) -> int:
+    return max(1, settings.requests_per_minute // 4)
 
 
 async def _nothing_yet(entry: Entry, deadline: float) -> Entry:

@@ -1,22 +1,23 @@
-"""The rate budget of one account: both of QFPay's windows, counted at the moment of sending.
+"""The rate budget of one account in this process: both of QFPay's windows, counted at the moment of sending.
 
 QFPay, Rate limits: 100 requests a second and 400 a minute per merchant. A permit is taken before the ledger reserves,
 and spent when the body leaves; in between it counts as sent now, so however long a request waits for its connection, no
-window ever holds more sendings than its limit. The windows themselves are pyrate-limiter's sliding log.
+window ever holds more sendings than its limit. The windows themselves are pyrate-limiter's sliding log. A 429 parks all
+callers, and then one alone tries.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
-from collections.abc import Callable
 
 from pyrate_limiter import Duration, InMemoryBucket, Rate, RateItem
 
-from qfpay_preauth.errors import ConfigurationError, RateLimitedError
+from qfpay_preauth.errors import ConfigurationError
 
 _ROOM_SOON_S = 0.01  # all room is taken by permits not yet spent: look again shortly
+_PROBE_LOOK_S = 0.05  # one request finds out whether the gateway takes requests again
+_PARK_FIRST_S, _PARK_MAX_S = 0.25, 30.0  # after a 429 that names no time, doubled each time
 
 
 class Budget:
@@ -34,6 +35,9 @@ class Budget:
                 "60 times it."
             ) from error
         self._outstanding = 0
+        self._parked_until_ms = 0
+        self._strikes = 0  # 429s since a request last came through
+        self._probing = False
         self._lock = threading.Lock()
 
     def tighten(self, other: Budget) -> None:
@@ -45,11 +49,39 @@ class Budget:
     def take(self, now_ms: int) -> float:
         """Take a permit: 0.0 when it was given, else the seconds after which to ask again."""
         with self._lock:
+            if now_ms < self._parked_until_ms:
+                return (self._parked_until_ms - now_ms) / 1000
+            if self._probing:
+                return _PROBE_LOOK_S
             wait_ms = max(self._wait_ms(rate, now_ms) for rate in self._log.rates)
             if wait_ms <= 0:
                 self._outstanding += 1
+                self._probing = self._strikes > 0
                 return 0.0
         return wait_ms / 1000
+
+    def limited(self, now_ms: int, retry_after_s: float | None) -> float:
+        """The gateway said 429: nobody sends for a while, and then one alone tries. Returns the seconds."""
+        with self._lock:
+            if now_ms >= self._parked_until_ms:  # the first of those that were under way together
+                self._strikes += 1
+            park_s = (
+                min(_PARK_FIRST_S * 2 ** (self._strikes - 1), _PARK_MAX_S) if retry_after_s is None else retry_after_s
+            )
+            self._parked_until_ms = max(self._parked_until_ms, now_ms + round(park_s * 1000))
+            return (self._parked_until_ms - now_ms) / 1000
+
+    @property
+    def probing(self) -> bool:
+        """Whether one request alone is trying, after a 429; asked by who just took a permit: whether it is that one."""
+        return self._probing
+
+    def probed(self, passed: bool) -> None:
+        """The one that tried has ended; if the gateway took it, all others may follow."""
+        with self._lock:
+            self._probing = False
+            if passed:
+                self._strikes = 0
 
     def _wait_ms(self, rate: Rate, now_ms: int) -> float:
         index = rate.limit - self._outstanding - 1
@@ -86,62 +118,3 @@ def budget_for(url: str, account: str, per_second: int, per_minute: int) -> Budg
         budget = _budgets.setdefault((url, account), new)
         budget.tighten(new)
         return budget
-
-
-class Permit:
-    """The right to send one request; spent by sending, or given back."""
-
-    __slots__ = ("_budget", "_now_ms", "_open")
-
-    def __init__(self, budget: Budget, now_ms: Callable[[], int]) -> None:
-        self._budget, self._now_ms, self._open = budget, now_ms, True
-
-    def spend(self) -> None:
-        """Count the request as sent now."""
-        if self._open:
-            self._open = False
-            self._budget.spend(self._now_ms())
-
-    def give_back(self) -> None:
-        """Return what was not spent; after a spending it does nothing."""
-        if self._open:
-            self._open = False
-            self._budget.give_back()
-
-
-class Turnstile:
-    """Callers of one event loop wait here in order."""
-
-    def __init__(self, budget: Budget, monotonic: Callable[[], float]) -> None:
-        self._budget = budget
-        self._monotonic = monotonic
-        self._first = asyncio.Lock()
-
-    def try_permit(self) -> Permit | None:
-        """A permit if one is free now and nobody waits for it."""
-        if self._first.locked() or self._budget.take(self._now_ms()):
-            return None
-        return Permit(self._budget, self._now_ms)
-
-    async def permit(self, deadline: float) -> Permit:
-        """Wait for a permit until `deadline` (monotonic seconds).
-
-        Raises:
-            RateLimitedError: the budget has no room before the deadline; nothing was written or sent.
-        """
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._monotonic())), self._first:
-                while wait_s := self._budget.take(self._now_ms()):
-                    if self._monotonic() + wait_s > deadline:
-                        raise _no_room(wait_s)
-                    await asyncio.sleep(wait_s)
-        except TimeoutError:
-            raise _no_room(None) from None
-        return Permit(self._budget, self._now_ms)
-
-    def _now_ms(self) -> int:
-        return int(self._monotonic() * 1000)
-
-
-def _no_room(wait_s: float | None) -> RateLimitedError:
-    return RateLimitedError("Our own rate budget has no room before the deadline.", retry_after_s=wait_s)

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from qfpay_preauth._calls import Call, Queues
+from qfpay_preauth._calls import Call, NoTurn, Queues
 from qfpay_preauth._clock import Clock
-from qfpay_preauth._limits import Permit, Turnstile
 from qfpay_preauth._models import Answer, Delivery, Entry, Event, Judgement, NotSent, Operation, Request, Result, State
 from qfpay_preauth._outcomes import contradicted, recording_failed, result_of
 from qfpay_preauth._retry import retry_after_s, send_with_retries
 from qfpay_preauth._settings import Settings
 from qfpay_preauth._signing import Signer
+from qfpay_preauth._turnstile import Permit, Turnstile
+from qfpay_preauth._windows import Lane
 from qfpay_preauth._wire import Sender, build, judge
-from qfpay_preauth.errors import LedgerUnavailableError, RateLimitedError
-from qfpay_preauth.ledger import Ledger, Reserved
+from qfpay_preauth.errors import LedgerUnavailableError, OperationInProgressError, RateLimitedError
+from qfpay_preauth.ledger import Ledger, Reserved, _rules
 
 if TYPE_CHECKING:
     from qfpay_preauth._transport import Transport  # and with it aiohttp, which a bare import must not bring
 
 log = logging.getLogger("qfpay_preauth")
+
+BATCH_WAIT_MAX_S = 900.0  # 390 requests a minute: some thousand callers may be before it
+LAPSED = "its place in the rate budget had lapsed"
 
 Seek = Callable[[Entry, float], Awaitable[Entry]]
 """Looks for evidence about a doubtful entry until a deadline (monotonic seconds); returns the entry as it is then."""
@@ -59,17 +64,46 @@ async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_
         PreauthError: exactly one, whose `outcome` says whether money moved.
     """
     name = await _queue_name(desk, wish())
-    async with desk.queues.turn(name, call.deadline - desk.clock.monotonic()):
-        reserved, delivery = await _send_once(desk, call, wish)
-        entry = reserved.entry
-        if delivery is not None:
-            entry = await _conclude(desk, call, entry, delivery)
+    try:
+        async with _turn(desk, call, name):
+            reserved, delivery = await _send_once(desk, call, wish)
+            entry = reserved.entry
+            if delivery is not None:
+                entry = await _conclude(desk, call, entry, delivery)
+    except NoTurn:
+        return result_of(await _without_a_turn(desk, wish(), name), replayed=True)
     if entry.unresolved:
         log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
         desk.emit(_event("doubt", entry, desk.clock.now(), detail=entry.detail))
         entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s))
     wait_s = retry_after_s(delivery, desk.clock.now()) if delivery else None
     return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
+
+
+@asynccontextmanager
+async def _turn(desk: Desk, call: Call, name: str) -> AsyncIterator[None]:
+    began = desk.clock.monotonic()
+    async with desk.queues.turn(name, _waits_until(desk, call) - began):
+        _off_the_clock(desk, call, began)
+        yield
+
+
+async def _permit(desk: Desk, call: Call) -> Permit:
+    began = desk.clock.monotonic()
+    permit = await desk.turnstile.permit(_waits_until(desk, call), call.lane)
+    _off_the_clock(desk, call, began)
+    return permit
+
+
+def _waits_until(desk: Desk, call: Call) -> float:
+    """Until when a call waits for its turn and the budget: a person until the deadline, a batch as long as it takes."""
+    return call.deadline if call.lane is Lane.INTERACTIVE else desk.clock.monotonic() + BATCH_WAIT_MAX_S
+
+
+def _off_the_clock(desk: Desk, call: Call, began: float) -> None:
+    """What a batch waited is not taken from its exchange: a slow but healthy answer must not become a doubt."""
+    if call.lane is not Lane.INTERACTIVE:
+        call.deadline += desk.clock.monotonic() - began
 
 
 async def _queue_name(desk: Desk, request: Request) -> str:
@@ -85,7 +119,7 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
     permit = desk.turnstile.try_permit()
     try:
         if permit is None and not await _known(desk, wish()):
-            permit = await desk.turnstile.permit(call.deadline)
+            permit = await _permit(desk, call)
         request = wish()
         reserved = await call.guarded(desk.ledger.reserve(request))
         if not reserved.fresh:
@@ -99,10 +133,20 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
             permit.give_back()
 
 
-async def _known(desk: Desk, request: Request) -> bool:
-    """Whether the ledger will answer: then the call need not wait for the gateway's budget."""
-    known = await desk.ledger.entry(request.account, request.idempotency_key)
-    return known is not None and not (known.state is State.NOT_EXECUTED and known.rerunnable)
+async def _known(desk: Desk, request: Request) -> Entry | None:
+    """The entry that answers this request without the gateway: no turn and no budget is needed for it.
+
+    Raises:
+        IdempotencyConflictError, OperationInProgressError: as the ledger's `reserve` would.
+    """
+    return _rules.replayed(await desk.ledger.entry(request.account, request.idempotency_key), request)
+
+
+async def _without_a_turn(desk: Desk, request: Request, name: str) -> Entry:
+    known = await _known(desk, request)
+    if known is None:
+        raise OperationInProgressError(f"Another call on {name} did not end before this call's deadline.")
+    return known
 
 
 async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) -> Delivery:
@@ -112,10 +156,11 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
     made: list[Delivery] = []
 
     async def attempt() -> Delivery:
-        own = first.pop() if first else await desk.turnstile.permit(call.deadline)
+        own = first.pop() if first else await _permit(desk, call)
         try:
-            body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry))
+            body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry, own))
             made.append(await desk.transport.exchange(request, body, call.deadline))
+            tell(own, made[-1], desk.clock.now())
         finally:
             call.body = None  # between attempts nothing is under way
             own.give_back()
@@ -136,10 +181,18 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
         return made[-1] if made else NotSent("called off before it was sent")
 
 
-def _late(desk: Desk, call: Call, entry: Entry) -> str | None:
+def tell(permit: Permit, delivery: Delivery, now: datetime) -> None:
+    """Let the budget know whether the gateway took the request or said 429."""
+    if isinstance(delivery, Answer):
+        permit.told(delivery.status == 429, retry_after_s(delivery, now))
+
+
+def _late(desk: Desk, call: Call, entry: Entry, permit: Permit) -> str | None:
     """Why the body may not leave any more, asked when its first byte is taken; None: it may."""
     if call.off:
         return "it was called off before it was sent"
+    if permit.lapsed:
+        return LAPSED
     return "its send-by has passed" if desk.clock.now() >= entry.send_by else None
 
 

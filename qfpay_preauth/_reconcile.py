@@ -13,7 +13,6 @@ from attrs import frozen
 from qfpay_preauth import _enquiry
 from qfpay_preauth._calls import Call
 from qfpay_preauth._findings import MARGIN, UNSURE
-from qfpay_preauth._limits import Turnstile
 from qfpay_preauth._models import (
     Discrepancy,
     DiscrepancyKind,
@@ -28,6 +27,7 @@ from qfpay_preauth._models import (
     State,
 )
 from qfpay_preauth._operations import Desk, move_event
+from qfpay_preauth._turnstile import Turnstile
 from qfpay_preauth._wire import PAGE_SIZE
 from qfpay_preauth.errors import PreauthError
 from qfpay_preauth.ledger import After

@@ -15,9 +15,9 @@ from aiohttp.payload import BytesPayload
 
 from qfpay_preauth._clock import Clock
 from qfpay_preauth._json import masked
-from qfpay_preauth._limits import Permit
 from qfpay_preauth._models import Answer, Delivery, NotSent, SignedRequest, Unknown
 from qfpay_preauth._settings import Settings
+from qfpay_preauth._turnstile import Permit
 
 
 class BodyRefusedError(Exception):

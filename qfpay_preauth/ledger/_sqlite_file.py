@@ -12,7 +12,8 @@ from pathlib import Path
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError, shown
 
 APPLICATION_ID = 0x71667061  # "qfpa": tells our files from other programs' SQLite files
-VERSION = 1
+SCRIPTS = ("0001_initial", "0002_rate_windows")
+VERSION = len(SCRIPTS)
 BUSY_TIMEOUT_S = 10.0
 
 
@@ -66,6 +67,9 @@ def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None
     connection.execute("PRAGMA foreign_keys = ON")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == APPLICATION_ID and 1 <= version < VERSION:
+        _bring_up_to_date(connection)
+        version = VERSION
     if application != APPLICATION_ID or version != VERSION:
         what = "is not a ledger" if application != APPLICATION_ID else f"has version {version}, not {VERSION}"
         raise LedgerUnavailableError(
@@ -78,6 +82,27 @@ def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None
     (found,) = row
     if found != environment:
         raise ConfigurationError(f"The ledger at {path} belongs to {found}, not to {environment}.")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Apply what a file of an earlier version lacks, whole or not at all; another process may have been first."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        for number in range(version, VERSION):
+            for statement in script(SCRIPTS[number]).split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {max(version, VERSION)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def script(name: str) -> str:
+    """One of the numbered SQL files."""
+    return resources.files("qfpay_preauth.ledger").joinpath(f"sql/{name}.sql").read_text("utf-8")
 
 
 def _make(path: Path, environment: str) -> None:
@@ -103,11 +128,11 @@ def _make(path: Path, environment: str) -> None:
 
 
 def _fill(path: Path, environment: str) -> None:
-    script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
+    whole = "\n".join(script(name) for name in SCRIPTS)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(f"BEGIN IMMEDIATE;\n{script}")
+        connection.executescript(f"BEGIN IMMEDIATE;\n{whole}")
         connection.execute("INSERT INTO meta VALUES ('environment', ?)", (environment,))
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {VERSION}")

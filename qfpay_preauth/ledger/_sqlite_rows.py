@@ -179,6 +179,13 @@ class SqliteTransaction:
         place = (_us(after.moment), after.idempotency_key) if after else (_us(start) - 1, "\U0010ffff")
         return tuple(map(_entry, self._run(_GET_EXECUTED, (account, *place, _us(end), limit))))
 
+    def get_windows(self, name: str) -> str | None:
+        row = self._run("SELECT state FROM windows WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_windows(self, name: str, state: str) -> None:
+        self._run("INSERT OR REPLACE INTO windows (name, state) VALUES (?, ?)", (name, state))
+
     def get_span(self, account: str) -> datetime | None:
         (read_until,) = self._run(
             "SELECT coalesce((SELECT read_until FROM bookmarks WHERE account = ?), "

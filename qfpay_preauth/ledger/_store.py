@@ -26,6 +26,7 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth._windows import Claim, Grant
 
 
 @frozen
@@ -57,7 +58,12 @@ class After:
 
 
 class Ledger(ABC):
-    """The durable memory of every hold and of every operation on it."""
+    """The durable memory of every hold and of every operation on it.
+
+    `shared`: whether several processes may use it at once; then they share the rate windows too.
+    """
+
+    shared: bool = False
 
     @abstractmethod
     async def open(self, environment: str) -> None:
@@ -178,3 +184,10 @@ class Ledger(ABC):
     @abstractmethod
     async def events(self, account: str, idempotency_key: str) -> Sequence[Event]:
         """The whole history of one entry, oldest first."""
+
+    @abstractmethod
+    async def draw(self, claim: Claim) -> Grant:
+        """Tell the shared rate windows what was sent, and draw permits: see `_windows`.
+
+        What it writes need not be durable, and is not part of the books: it is never copied or restored.
+        """

@@ -24,6 +24,7 @@ from qfpay_preauth._models import (
     State,
     Verdict,
 )
+from qfpay_preauth._windows import Claim, Grant, exchanged_text
 from qfpay_preauth.errors import (
     IdempotencyConflictError,
     OperationInProgressError,
@@ -50,6 +51,8 @@ class Transaction(Protocol):
     def add_event(self, event: Event) -> None: ...
     def lower_bookmark(self, account: str, moment: datetime) -> None: ...
     def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool: ...
+    def get_windows(self, name: str) -> str | None: ...
+    def put_windows(self, name: str, state: str) -> None: ...
 
 
 def register(tx: Transaction, authorization: Authorization) -> Authorization:
@@ -220,3 +223,11 @@ def books(tx: Transaction, account: str, syssn: str) -> Books | None:
     if authorization is None:
         return None
     return Books(authorization, tuple(tx.get_unresolved(account, syssn)))
+
+
+def draw(tx: Transaction, claim: Claim) -> Grant:
+    """See Ledger.draw."""
+    state, grant = exchanged_text(tx.get_windows(claim.name), claim)
+    if state is not None:
+        tx.put_windows(claim.name, state)
+    return grant

@@ -24,6 +24,7 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth._windows import Claim, Grant
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import _observe, _verbs
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
@@ -48,6 +49,7 @@ class MemoryLedger(Ledger):
         self._notices: dict[tuple[str, str], Notification] = {}
         self._open_notices: dict[tuple[str, str], Notification] = {}
         self._bookmarks: dict[str, datetime] = {}
+        self._windows: dict[str, str] = {}
 
     async def open(self, environment: str) -> None:
         if self._environment not in (None, environment):
@@ -229,6 +231,17 @@ class MemoryLedger(Ledger):
 
     def add_event(self, event: Event) -> None:
         self._events.setdefault((event.account, event.idempotency_key), []).append(event)
+
+    async def draw(self, claim: Claim) -> Grant:
+        return _verbs.draw(self, claim)
+
+    def get_windows(self, name: str) -> str | None:
+        """See _verbs.Transaction."""
+        return self._windows.get(name)
+
+    def put_windows(self, name: str, state: str) -> None:
+        """See _verbs.Transaction."""
+        self._windows[name] = state
 
 
 def _place(entry: Entry) -> tuple[datetime, str]:

@@ -22,6 +22,7 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth._windows import Claim, Grant
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
 from qfpay_preauth.ledger import _observe, _verbs
 from qfpay_preauth.ledger._sqlite_file import connect
@@ -39,6 +40,8 @@ class SqliteLedger(Ledger):
         path: the file; made with mode 0600 where it is missing, except in production.
         create: whether to make a missing file (`?mode=rwc`, `?mode=rw`); None: everywhere but in production.
     """
+
+    shared = True
 
     def __init__(self, path: str | Path, *, create: bool | None = None) -> None:
         self.path = Path(path)
@@ -124,3 +127,6 @@ class SqliteLedger(Ledger):
         self, account: str, before: datetime, default_window: timedelta | None
     ) -> Sequence[Authorization]:
         return await self._run(lambda tx: tx.get_expiring(account, before, default_window), writes=False)
+
+    async def draw(self, claim: Claim) -> Grant:
+        return await self._run(lambda tx: _verbs.draw(tx, claim), writes=True)

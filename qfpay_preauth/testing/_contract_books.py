@@ -9,6 +9,7 @@ import pytest
 from attrs import evolve, exceptions, fields
 
 from qfpay_preauth._models import Balance, Entry, Judgement, Operation, State
+from qfpay_preauth._windows import Claim
 from qfpay_preauth.errors import ConfigurationError, OverCaptureError, UnknownAuthorizationError
 from qfpay_preauth.ledger import After
 
@@ -293,7 +294,59 @@ class LifetimeCases(Cases):
         assert await s.everything() == before
 
 
-class BooksCases(BalanceCases, HistoryCases, DoubtCases, ValueCases, LifetimeCases):
+class WindowsCases(Cases):
+    """The rate windows that processes share. They are no part of the books."""
+
+    @case
+    async def test_permits_are_drawn_once(self, s: Scene) -> None:
+        """Two that draw get together what the windows hold, and what is given back can be drawn again."""
+        clock = _Clock()
+        first = await s.ledger.draw(_claim(clock, 2))
+        second = await s.ledger.draw(_claim(clock, 2))
+        assert (first.permits, second.permits, first.block != second.block) == (2, 1, True)
+        none = await s.ledger.draw(_claim(clock, 1))
+        assert none.permits == 0
+        assert none.wait_s > 0
+        back = await s.ledger.draw(_claim(clock, 1, returned=((first.block, 1),)))
+        assert back.permits == 1
+
+    @case
+    async def test_what_was_sent_fills_its_window(self, s: Scene) -> None:
+        """What was sent is not given again, and the wait that is named is until it leaves the window."""
+        clock = _Clock()
+        sent = await s.ledger.draw(_claim(clock, 3))
+        none = await s.ledger.draw(_claim(clock, 3, spent=((sent.block, 3),), spent_at=clock()))
+        assert none.permits == 0
+        assert 0 < none.wait_s <= 1.1
+
+    @case
+    async def test_a_park_holds_everybody(self, s: Scene) -> None:
+        """After one was told to wait, nobody draws."""
+        clock = _Clock()
+        await s.ledger.draw(_claim(clock, 0, park_s=30.0))
+        assert 29 < (await s.ledger.draw(_claim(clock, 1))).wait_s <= 30
+
+    @case
+    async def test_windows_are_apart(self, s: Scene) -> None:
+        """Each name has windows of its own."""
+        clock = _Clock()
+        await s.ledger.draw(_claim(clock, 3))
+        other = await s.ledger.draw(evolve(_claim(clock, 3), name="gateway#other"))
+        assert other.permits == 3
+
+
+class _Clock:
+    """Monotonic seconds that stand still."""
+
+    def __call__(self) -> float:
+        return 1_000.0
+
+
+def _claim(clock: _Clock, wanted: int, **more: Any) -> Claim:
+    return Claim("gateway#M1", 3, 100, wanted, clock, **more)
+
+
+class BooksCases(BalanceCases, HistoryCases, DoubtCases, ValueCases, LifetimeCases, WindowsCases):
     """All reading."""
 
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from qfpay_preauth import Credentials, PreauthClient, PreauthError, Settings
 from qfpay_preauth.testing import Config
@@ -76,6 +78,23 @@ async def race(url: str, ledger: str, name: str, keys: str, *syssns: str) -> Non
                 say(doubt.idempotency_key)
 
 
+async def burst(url: str, ledger: str, name: str, count: str, per_second: str, *syssns: str) -> None:
+    """So many captures as fast as the budget lets them, with limits as a merchant sets them."""
+    config = Config()
+    settings = Settings(
+        **{**QUICK, "requests_per_second": int(per_second), "requests_per_minute": int(per_second) * 50}
+    )
+    credentials = Credentials(config.app_code, config.client_key)
+    async with PreauthClient(credentials, base_url=url, ledger=ledger, settings=settings) as client:
+        amounts = range(1_000, 1_000 + int(count))
+        calls = [
+            client.capture(syssns[number % len(syssns)], number, idempotency_key=f"{name}-{number}")
+            for number in amounts
+        ]
+        await asyncio.gather(*calls)
+    say("done")
+
+
 def _check(error: PreauthError) -> None:
     if type(error).__name__ not in ALLOWED:
         say(f"UNEXPLAINED {error!r}")
@@ -90,5 +109,5 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # standard error is for what is unexpected
-    jobs = {"work": work, "race": race}
+    jobs: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"work": work, "race": race, "burst": burst}
     asyncio.run(jobs[sys.argv[1]](*sys.argv[2:]))

@@ -189,7 +189,7 @@ async def test_a_time_out_of_the_caller(client: PreauthClient, qfpay_gateway: Ga
 async def test_cancelled_between_attempts(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """Cancelled while it waits to try again after 429: nothing happened, and the key runs again."""
     one = await scene(qfpay_gateway, client, "capture")
-    qfpay_gateway.faults.add("rate_limited", operation="capture", retry_after="30")
+    qfpay_gateway.faults.add("rate_limited", operation="capture", retry_after="1")
     call: asyncio.Task[object] = asyncio.create_task(one.run())
     await until(lambda: one.sent() > 0)
     await turns(50)

@@ -182,6 +182,27 @@ async def test_a_queue_time_out_names_its_key(client: PreauthClient, qfpay_gatew
     assert error.idempotency_key == "second"
 
 
+async def test_a_queue_time_out_still_answers_for_its_key(client: PreauthClient, qfpay_gateway: Gateway) -> None:
+    """What the ledger knows needs no turn: an ended key is replayed and a conflicting one told so, however long."""
+    one = await scene(qfpay_gateway, client, "capture")
+    done = await client.capture(one.syssn, 3_000, idempotency_key="done")
+    qfpay_gateway.faults.add("drop_after", operation="capture", amount=3_500)
+    with pytest.raises(OutcomeUnknownError):
+        await client.capture(one.syssn, 3_500, idempotency_key="doubt", patience_s=0)
+    qfpay_gateway.faults.add("hang_before", operation="capture")
+    hanging = asyncio.create_task(one.fails("first"))
+    await qfpay_gateway.wait_hanging()
+    replay = await client.capture(one.syssn, 3_000, idempotency_key="done", deadline_s=0.05)
+    assert (replay.syssn, replay.replayed) == (done.syssn, True)
+    with pytest.raises(IdempotencyConflictError):
+        await client.capture(one.syssn, 3_001, idempotency_key="done", deadline_s=0.05)
+    with pytest.raises(OutcomeUnknownError):
+        await client.capture(one.syssn, 3_500, idempotency_key="doubt", deadline_s=0.05, patience_s=0)
+    assert one.sent() == 3
+    qfpay_gateway.release()
+    assert isinstance(await hanging, OutcomeUnknownError)
+
+
 # ------------------------------------------------------------------------------------------------ two clients
 
 

@@ -27,8 +27,9 @@ from qfpay_preauth import (
     Why,
 )
 from qfpay_preauth._clock import SystemClock
-from qfpay_preauth._limits import Budget, Permit
+from qfpay_preauth._limits import Budget
 from qfpay_preauth._transport import Body
+from qfpay_preauth._turnstile import Permit, Turnstile
 from qfpay_preauth.testing import Gateway
 from tests.client.kit import OPERATIONS, reserved, scene, sent
 from tests.support import QUICK, client_of, registered
@@ -333,4 +334,4 @@ async def test_a_closed_body_is_never_written(how: str) -> None:
 def _body(why_not: Callable[[], str | None]) -> Body:
     budget = Budget(1_000, 10_000)
     budget.take(0)
-    return Body(b"txamt=500", why_not, Permit(budget, lambda: 0))
+    return Body(b"txamt=500", why_not, Permit(Turnstile(budget, lambda: 0.0), None))

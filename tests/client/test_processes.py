@@ -174,3 +174,22 @@ async def test_four_processes_on_one_file(tmp_path: Path, qfpay_gateway: Gateway
         await check_books(qfpay_gateway, client, syssns)
         if not rate:
             assert [doubt async for doubt in client.in_doubt()] == []
+
+
+async def test_processes_share_the_budget(tmp_path: Path, qfpay_gateway: Gateway, spawn: Spawn) -> None:
+    """Three processes on one ledger, each allowed all of the budget: together they arrive no faster than it says."""
+    url, per_second = sqlite_url(tmp_path), 20
+    async with client_of(qfpay_gateway, url) as client:
+        syssns = [await registered(client, qfpay_gateway, 9_000_000) for _ in range(12)]
+    runs = [
+        await spawn("burst", qfpay_gateway.url, url, f"b{number}", "30", str(per_second), *syssns[number * 4 :][:4])
+        for number in range(3)
+    ]
+    said = [await process.communicate() for process in runs]
+    assert said == [(b"done\n", b"")] * 3
+    moments = [each.at for each in qfpay_gateway.requests]
+    assert len(moments) == 90
+    jitter = timedelta(milliseconds=100)  # between sending and arriving
+    window = timedelta(seconds=1) - jitter
+    assert max(sum(begin <= each <= begin + window for each in moments) for begin in moments) <= per_second
+    assert moments[-1] - moments[0] < timedelta(seconds=15)  # nobody starved: five seconds at least are needed

@@ -320,7 +320,7 @@ async def test_a_quarter_of_the_budget(qfpay_gateway: Gateway, fault: str | None
         if fault:
             qfpay_gateway.faults.add(fault, operation="query", times=None)
         task = asyncio.create_task(client.run_reconciler(0.01))
-        await until(_asked(qfpay_gateway, 19))
+        await until(_asked(qfpay_gateway, 3 if fault else 19))  # each refusal parks the budget for longer
         await asyncio.wait((task,), timeout=1)  # the time in which it would go too far
         assert queries(qfpay_gateway) <= 20
         assert not task.done()

@@ -7,7 +7,6 @@ import sqlite3
 import weakref
 from abc import ABC, abstractmethod
 from datetime import timedelta
-from importlib import resources
 from random import Random
 from typing import Any, ClassVar
 
@@ -29,6 +28,7 @@ from qfpay_preauth._signing import Signer
 from qfpay_preauth._wire import judge, own_reference, read_code, read_rows
 from qfpay_preauth.errors import InvalidRequestError, InvalidSignatureError
 from qfpay_preauth.ledger import _observe, _verbs
+from qfpay_preauth.ledger._sqlite_file import script
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.notifications import verified
 from tests.fuzz.mutate import PAN_TEXTS, mutated
@@ -107,8 +107,7 @@ class Books:
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         weakref.finalize(self, self._connection.close)
-        script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
-        self._connection.executescript(script)
+        self._connection.executescript(script("0001_initial"))
         self.tx = SqliteTransaction(self._connection)
         _verbs.register(self.tx, Authorization("M1", HOLD, 50_000, "HKD", "ORDER-17", NOW - timedelta(hours=1)))
         self._executed(self._reserved(Operation.CAPTURE, "taken", HOLD, 20_000), TAKEN)

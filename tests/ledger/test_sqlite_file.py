@@ -9,10 +9,12 @@ import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from qfpay_preauth._windows import Claim
 from qfpay_preauth.errors import ConfigurationError, LedgerError, LedgerUnavailableError
 from qfpay_preauth.ledger import ledger_from
 from qfpay_preauth.ledger._sqlite_file import VERSION
@@ -359,3 +361,19 @@ def test_ledger_object_is_taken_as_it_is(tmp_path: Path) -> None:
     assert ledger_from(ledger) is ledger
     assert issubclass(LedgerUnavailableError, LedgerError)
     assert not issubclass(sqlite3.Error, LedgerError)
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """A ledger made before the rate windows were shared opens with all that is in it, and shares them from then on."""
+    path = await _written(tmp_path)
+    before = dump(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE windows")
+        connection.execute("PRAGMA user_version = 1")
+    both = SqliteLedger(path), SqliteLedger(path)
+    await asyncio.gather(*(each.open("sandbox") for each in both))
+    assert dump(path) == before
+    claim = Claim("gateway#M1", 3, 100, 9, lambda: 0.0)
+    assert [(await each.draw(claim)).permits for each in both] == [3, 0]
+    for each in both:
+        await each.close()

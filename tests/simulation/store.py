@@ -11,12 +11,12 @@ import asyncio
 import sqlite3
 import weakref
 from collections.abc import Callable, Coroutine
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
 from qfpay_preauth.ledger import Ledger
+from qfpay_preauth.ledger._sqlite_file import SCRIPTS, script
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger.memory import MemoryLedger
 from qfpay_preauth.ledger.sqlite import SqliteLedger
@@ -77,10 +77,10 @@ class InlineSqlite(SqliteLedger):
 
     def __init__(self) -> None:
         super().__init__(Path("unused"))
-        script = resources.files("qfpay_preauth.ledger").joinpath("sql/0001_initial.sql").read_text("utf-8")
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
         weakref.finalize(self, self._connection.close)
-        self._connection.executescript(script)
+        for name in SCRIPTS:
+            self._connection.executescript(script(name))
         self._tx = _WatchedTx(self._connection)
         self.written: list[Written] = []
         self._tx.written = self.written

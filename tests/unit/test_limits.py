@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpay_preauth import ConfigurationError, Outcome, RateLimitedError
-from qfpay_preauth._limits import Budget, Permit, Turnstile, budget_for
+from qfpay_preauth._limits import Budget, budget_for
+from qfpay_preauth._turnstile import Permit, Turnstile
 
 SECOND, MINUTE = 1000, 60_000
 
@@ -66,13 +67,16 @@ def test_a_permit_ends_once() -> None:
     """Spending and giving back in any order and number count once: the first."""
     budget = Budget(1, 10)
     assert budget.take(0) == 0.0
-    permit = Permit(budget, lambda: 0)
+    now_s = 0.0
+    turnstile = Turnstile(budget, lambda: now_s)
+    permit = Permit(turnstile, None)
     permit.spend()
     permit.give_back()
     permit.spend()
     assert budget.take(500) > 0
     assert budget.take(SECOND + 1) == 0.0
-    second = Permit(budget, lambda: SECOND + 1)
+    now_s = 1.001
+    second = Permit(turnstile, None)
     second.give_back()
     second.give_back()
     second.spend()

@@ -1,0 +1,154 @@
+"""This process's part of windows that several processes share through their ledger.
+
+Permits come in small blocks, so that not every request asks the ledger; what was spent is told with the next draw, or a
+moment later. What lies unused is given back at once: another process may need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from attrs import evolve
+
+from qfpay_preauth._windows import USE_WITHIN_MS, Claim, Grant
+from qfpay_preauth.errors import LedgerUnavailableError
+
+log = logging.getLogger("qfpay_preauth")
+
+TELL_AFTER_S = 0.25
+_LAPSE_MARGIN_S = 5.0  # a permit that lapses sooner is given back rather than handed out
+_BLOCK_SHARE = 20  # a block is at most this part of a second's limit
+
+Draw = Callable[[Claim], Awaitable[Grant]]
+
+
+class Part:
+    """One permit of a block; good until `use_by` (monotonic seconds)."""
+
+    __slots__ = ("block", "use_by")
+
+    def __init__(self, block: int, use_by: float) -> None:
+        self.block, self.use_by = block, use_by
+
+
+class Share:
+    """What one process has drawn of one account's windows, on one event loop.
+
+    Args:
+        draw: the ledger's verb.
+        terms: what is asked each time; the limits of the lane are passed with each draw.
+    """
+
+    def __init__(self, draw: Draw, terms: Claim) -> None:
+        self._draw = draw
+        self._terms = terms
+        self._free: list[Part] = []
+        self._spent: Counter[int] = Counter()
+        self._returned: Counter[int] = Counter()
+        self._spent_at = 0.0
+        self._park_s = 0.0
+        self._teller: asyncio.Task[None] | None = None
+        self._block = max(1, (terms.per_second or terms.per_minute // 60) // _BLOCK_SHARE)
+
+    def take(self) -> Part | None:
+        """A permit that was drawn before, or None."""
+        while self._free:
+            part = self._free.pop()
+            if part.use_by - self._terms.now() > _LAPSE_MARGIN_S:
+                return part
+            self._returned[part.block] += 1
+        return None
+
+    async def refill(self, waiting: int, reserve: float) -> float:
+        """Draw for `waiting` callers, leaving the part `reserve` of the limits to others.
+
+        Returns: 0.0 when something came, else the seconds after which to ask again.
+
+        Raises:
+            LedgerUnavailableError: the ledger could not be asked.
+        """
+        asked = self._terms.now()
+        per_second, per_minute = self._terms.per_second, self._terms.per_minute
+        grant = await self._exchange(
+            evolve(
+                self._terms,
+                wanted=max(waiting, self._block),
+                per_second=None if per_second is None else _less(per_second, reserve),
+                per_minute=_less(per_minute, reserve),
+            )
+        )
+        use_by = asked + USE_WITHIN_MS / 1000
+        self._free += [Part(grant.block, use_by) for _ in range(grant.permits)]
+        return 0.0 if grant.permits else grant.wait_s
+
+    def spend(self, part: Part) -> None:
+        """The permit's request is being sent now."""
+        self._spent[part.block] += 1
+        self._spent_at = self._terms.now()
+        self._tell_later()
+
+    def give_back(self, part: Part) -> None:
+        """The permit's request was never sent: the next may have it."""
+        self._free.append(part)
+        self._tell_later()
+
+    def park(self, seconds: float) -> None:
+        """The gateway said 429: all processes wait."""
+        self._park_s = max(self._park_s, seconds)
+        self._tell_later()
+
+    async def close(self) -> None:
+        """Tell what is left to tell, and give everything back."""
+        if self._teller is not None:
+            self._teller.cancel()
+            await asyncio.wait((self._teller,))
+        await self._tell()
+
+    def _tell_later(self) -> None:
+        if self._teller is None:
+            self._teller = asyncio.create_task(self._tell_soon())
+
+    async def _tell_soon(self) -> None:
+        try:
+            await asyncio.sleep(0 if self._park_s else TELL_AFTER_S)
+            await self._tell()
+        finally:
+            self._teller = None
+
+    async def _tell(self) -> None:
+        for part in self._free:
+            self._returned[part.block] += 1
+        self._free.clear()
+        if not (self._spent or self._returned or self._park_s):
+            return
+        try:
+            await self._exchange(self._terms)
+        except LedgerUnavailableError as error:
+            # until it is told, it counts as sent now, so no window gets too full; whoever needs a permit hears of it
+            log.debug("what was sent could not be told to the other processes yet: %s", error)
+
+    async def _exchange(self, claim: Claim) -> Grant:
+        """Ask and tell in one; what could not be told is told the next time."""
+        spent, returned, park_s = self._spent, self._returned, self._park_s
+        self._spent, self._returned, self._park_s = Counter(), Counter(), 0.0
+        told = evolve(
+            claim,
+            spent=tuple(spent.items()),
+            returned=tuple(returned.items()),
+            spent_at=self._spent_at,
+            park_s=park_s,
+        )
+        try:
+            return await self._draw(told)
+        except BaseException:
+            # a sending told twice only counts twice; a return must not be: the permit then lapses by itself
+            self._spent += spent
+            self._park_s = max(self._park_s, park_s)
+            raise
+
+
+def _less(limit: int, reserve: float) -> int:
+    return max(1, limit - int(limit * reserve))

@@ -1,0 +1,223 @@
+"""Where callers wait: lanes, fairness, parking after a 429, and a ledger that cannot be asked for its windows."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from qfpay_preauth import LedgerUnavailableError, RateLimitedError
+from qfpay_preauth._limits import Budget
+from qfpay_preauth._share import Share
+from qfpay_preauth._turnstile import Turnstile
+from qfpay_preauth._windows import USE_WITHIN_MS, Claim, Grant, Lane, exchanged_text
+from tests.client.kit import turns
+
+
+class Waiting:
+    """A turnstile on a clock that only moves by the waits that were asked for; `shared`: with windows in a ledger."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, per_second: int, per_minute: int, *, shared: bool = False
+    ) -> None:
+        self.now_s = 1000.0
+        self.budget = Budget(per_second, per_minute)
+        self.line: str | None = None
+        self.draws = 0
+        self.broken = False
+        terms = Claim("gateway#M1", per_second, per_minute, 0, lambda: self.now_s)
+        self.turnstile = Turnstile(self.budget, lambda: self.now_s, Share(self._draw, terms) if shared else None)
+        self._yield = asyncio.sleep
+        monkeypatch.setattr(asyncio, "sleep", self._sleep)
+
+    async def _draw(self, claim: Claim) -> Grant:
+        await self._yield(0)
+        if self.broken:
+            raise LedgerUnavailableError("the disk is full")
+        self.draws += 1
+        line, grant = exchanged_text(self.line, claim)
+        self.line = self.line if line is None else line
+        return grant
+
+    async def _sleep(self, delay: float, result: Any = None) -> None:
+        self.now_s += delay
+        await self._yield(0)
+
+    async def serve(self, *lanes: Lane) -> list[Lane]:
+        """Callers of these lanes come at once behind a first one; the lanes in the order they were served."""
+        served: list[Lane] = []
+
+        async def caller(lane: Lane) -> None:
+            permit = await self.turnstile.permit(self.now_s + 3600, lane)
+            served.append(lane)
+            permit.spend()
+            permit.give_back()
+
+        await asyncio.gather(*(caller(lane) for lane in lanes))
+        return served
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_lanes_in_their_order(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    """Interactive callers go before batch rows, and these before reconciliation, whoever came first."""
+    waiting = Waiting(monkeypatch, 10, 60, shared=shared)
+    came = [Lane.RECONCILIATION, Lane.BATCH, Lane.BATCH, Lane.INTERACTIVE, Lane.INTERACTIVE]
+    assert await waiting.serve(*came) == sorted(came)
+    await waiting.turnstile.close()
+
+
+async def test_no_lane_starves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many go before, every eighth permit goes to who waits longest."""
+    waiting = Waiting(monkeypatch, 100, 1_000)
+    served = await waiting.serve(Lane.RECONCILIATION, Lane.BATCH, *[Lane.INTERACTIVE] * 40)
+    assert served.index(Lane.RECONCILIATION) == 7
+    assert served.index(Lane.BATCH) == 15
+
+
+async def test_a_429_parks_everybody_and_one_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a 429 nobody is let in before its time; then one alone, and the others when it came through."""
+    waiting = Waiting(monkeypatch, 50, 100)
+    first = await waiting.turnstile.permit(waiting.now_s + 10)
+    first.spend()
+    first.told(True, 20.0)
+    first.give_back()
+    assert waiting.turnstile.try_permit() is None
+    with pytest.raises(RateLimitedError) as caught:
+        await waiting.turnstile.permit(waiting.now_s + 10)
+    assert caught.value.retry_after_s == pytest.approx(20.0)
+    waiting.now_s += 20.0
+    probe = waiting.turnstile.try_permit()
+    assert probe is not None
+    assert waiting.turnstile.try_permit() is None
+    probe.spend()
+    assert waiting.turnstile.try_permit() is None
+    probe.told(False, None)
+    probe.give_back()
+    assert all(waiting.turnstile.try_permit() is not None for _ in range(10))
+
+
+async def test_a_429_without_a_time_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first park is short, the next ones double; those under way together count once; a success forgets them."""
+    waiting = Waiting(monkeypatch, 50, 100)
+    together = [await waiting.turnstile.permit(waiting.now_s + 10) for _ in range(5)]
+    for each in together:
+        each.told(True, None)
+        each.give_back()
+    parks = []
+    for _ in range(9):
+        began = waiting.now_s
+        probe = await waiting.turnstile.permit(waiting.now_s + 100)
+        parks.append(waiting.now_s - began)
+        probe.told(True, None)
+        probe.give_back()
+    assert parks == pytest.approx([0.25, 0.5, 1, 2, 4, 8, 16, 30, 30], abs=0.01)
+    probe = await waiting.turnstile.permit(waiting.now_s + 100)
+    probe.told(False, None)
+    probe.give_back()
+    assert waiting.turnstile.try_permit() is not None
+
+
+async def test_an_unsent_probe_lets_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that should try was cancelled: another one tries, still alone."""
+    waiting = Waiting(monkeypatch, 50, 100)
+    waiting.budget.limited(int(waiting.now_s * 1000), 1.0)
+    waiting.now_s += 1.0
+    probe = waiting.turnstile.try_permit()
+    assert probe is not None
+    probe.give_back()
+    second = waiting.turnstile.try_permit()
+    assert second is not None
+    assert waiting.turnstile.try_permit() is None
+
+
+async def test_a_park_reaches_the_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one process was told, the next draw of another one hears."""
+    waiting = Waiting(monkeypatch, 50, 100, shared=True)
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    permit.spend()
+    permit.told(True, 20.0)
+    permit.give_back()
+    await turns(5)
+    other = Claim("gateway#M1", 50, 100, 1, lambda: waiting.now_s)
+    assert exchanged_text(waiting.line, other)[1].wait_s == pytest.approx(20.0, abs=0.01)
+    await waiting.turnstile.close()
+
+
+async def test_a_batch_leaves_room_for_people_in_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that draws all it gets leaves a twentieth of the shared windows to others."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    permits = []
+    for _ in range(95):
+        permits.append(await waiting.turnstile.permit(waiting.now_s + 0.1, Lane.BATCH))
+    with pytest.raises(RateLimitedError):
+        await waiting.turnstile.permit(waiting.now_s + 0.1, Lane.BATCH)
+    other = Claim("gateway#M1", 100, 200, 9, lambda: waiting.now_s)
+    assert exchanged_text(waiting.line, other)[1].permits == 5
+    for permit in permits:
+        permit.give_back()
+    await waiting.turnstile.close()
+    assert exchanged_text(waiting.line, Claim("gateway#M1", 100, 200, 999, lambda: waiting.now_s))[1].permits == 100
+
+
+async def test_who_cannot_ask_the_ledger_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every waiting caller gets an error of its own, nothing is let in, and later callers are served again."""
+    waiting = Waiting(monkeypatch, 50, 100, shared=True)
+    waiting.broken = True
+    calls = [waiting.turnstile.permit(waiting.now_s + 10) for _ in range(3)]
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(each) for each in errors} == {LedgerUnavailableError}
+    assert len({id(each) for each in errors}) == 3
+    waiting.broken = False
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    permit.give_back()
+    await waiting.turnstile.close()
+
+
+async def test_permits_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One draw serves several requests; with limits far above QFPay's, very many."""
+    waiting = Waiting(monkeypatch, 100_000, 1_000_000, shared=True)
+    for _ in range(1_000):
+        permit = waiting.turnstile.try_permit() or await waiting.turnstile.permit(waiting.now_s + 10)
+        permit.spend()
+        permit.give_back()
+    assert waiting.draws <= 3
+    await waiting.turnstile.close()
+
+
+async def test_a_permit_lapses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared permit that was drawn too long ago may not be sent on any more; one of this process alone may."""
+    shared = Waiting(monkeypatch, 50, 100, shared=True)
+    permit = await shared.turnstile.permit(shared.now_s + 10)
+    assert not permit.lapsed
+    shared.now_s += USE_WITHIN_MS / 1000
+    assert permit.lapsed
+    permit.give_back()
+    await shared.turnstile.close()
+    alone = Waiting(monkeypatch, 50, 100)
+    permit = await alone.turnstile.permit(alone.now_s + 10)
+    alone.now_s += 1_000
+    assert not permit.lapsed
+    permit.give_back()
+
+
+async def test_cancelled_callers_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers cancelled at any moment leave the budget and the windows as they were, and no task behind."""
+    before = asyncio.all_tasks()
+    waiting = Waiting(monkeypatch, 5, 100, shared=True)
+    for steps in range(12):
+        calls = [asyncio.create_task(waiting.turnstile.permit(waiting.now_s + 60)) for _ in range(3)]
+        for _ in range(steps):
+            await waiting._yield(0)
+        for call in calls:
+            call.cancel()
+        for done in await asyncio.gather(*calls, return_exceptions=True):
+            if not isinstance(done, BaseException):
+                done.give_back()
+    await waiting.turnstile.close()
+    await waiting._yield(0)
+    assert asyncio.all_tasks() == before
+    waiting.now_s += USE_WITHIN_MS / 1000 + 1.1  # a draw that was cancelled half way may count until then
+    permits = [waiting.budget.take(int(waiting.now_s * 1000)) for _ in range(6)]
+    assert permits[:5] == [0.0] * 5
+    assert permits[5] > 0
