@@ -141,7 +141,7 @@ def follow_redirects(patch: Patch) -> None:
 @mutant
 def send_after_send_by(patch: Patch) -> None:
     """A connection is waited for as long as it takes, and nobody looks at the clock before the body leaves."""
-    patch(_operations, "_late", lambda desk, call, entry: None)
+    patch(_operations, "_late", lambda *_: None)
     right = wire.SimTransport._post
 
     async def post(self: Any, request: Any, body: Any, total_s: float) -> Delivery:
