@@ -51,6 +51,7 @@ class Share:
         self._spent_at = 0.0
         self._park_s = 0.0
         self._teller: asyncio.Task[None] | None = None
+        self._waits = True
         self._block = max(1, (terms.per_second or terms.per_minute // 60) // _BLOCK_SHARE)
 
     def take(self) -> Part | None:
@@ -62,8 +63,8 @@ class Share:
             self._returned[part.block] += 1
         return None
 
-    async def refill(self, waiting: int, reserve: float) -> float:
-        """Draw for `waiting` callers, leaving the part `reserve` of the limits to others.
+    async def refill(self, waiting: int, reserve: float, *, ahead: bool) -> float:
+        """Draw for `waiting` callers, and some `ahead`, leaving the part `reserve` of the limits to others.
 
         Returns: 0.0 when something came, else the seconds after which to ask again.
 
@@ -75,7 +76,7 @@ class Share:
         grant = await self._exchange(
             evolve(
                 self._terms,
-                wanted=max(waiting, self._block),
+                wanted=max(waiting, self._block) if ahead else waiting,
                 per_second=None if per_second is None else _less(per_second, reserve),
                 per_minute=_less(per_minute, reserve),
             )
@@ -103,7 +104,8 @@ class Share:
     async def close(self) -> None:
         """Tell what is left to tell, and give everything back."""
         if self._teller is not None:
-            self._teller.cancel()
+            if self._waits:
+                self._teller.cancel()
             await asyncio.wait((self._teller,))
         await self._tell()
 
@@ -113,7 +115,9 @@ class Share:
 
     async def _tell_soon(self) -> None:
         try:
+            self._waits = True
             await asyncio.sleep(0 if self._park_s else TELL_AFTER_S)
+            self._waits = False
             await self._tell()
         finally:
             self._teller = None

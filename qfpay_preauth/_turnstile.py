@@ -12,7 +12,7 @@ from attrs import define
 from qfpay_preauth._limits import Budget
 from qfpay_preauth._share import Part, Share
 from qfpay_preauth._windows import RESERVE, Lane
-from qfpay_preauth.errors import LedgerUnavailableError, RateLimitedError
+from qfpay_preauth.errors import LedgerUnavailableError, NotSentError, RateLimitedError
 
 _FAIR_EVERY = 8  # so often the longest waiting caller goes first, whatever its lane
 
@@ -70,8 +70,10 @@ class Turnstile:
         self._share = share
         self._lanes: dict[Lane, deque[_Waiter]] = {lane: deque() for lane in Lane}
         self._pump: asyncio.Task[None] | None = None
-        self._nap_until = 0.0
+        self._pumps: set[asyncio.Task[None]] = set()  # with those that were woken, and are ending
+        self._nap_until, self._nap_lane = 0.0, Lane.INTERACTIVE
         self._came = self._served = 0
+        self._closed = False
 
     def try_permit(self) -> Permit | None:
         """A permit if one is free now and nobody waits for it."""
@@ -88,15 +90,20 @@ class Turnstile:
 
         Raises:
             RateLimitedError: the budget has no room before the deadline; nothing was written or sent.
+            NotSentError: the client was closed.
             LedgerUnavailableError: the windows are shared, and the ledger could not be asked.
         """
+        if self._closed:
+            raise _closed()
+        if self._nap_until and lane < self._nap_lane:
+            self._wake()  # what those behind wait for may be room that is kept for this one
         if self._nap_until > deadline:
             raise _no_room(self._nap_until - self.monotonic())
         self._came += 1
         waiter = _Waiter(asyncio.get_running_loop().create_future(), deadline, self._came)
         self._lanes[lane].append(waiter)
         if self._pump is None:
-            self._pump = asyncio.create_task(self._serve())
+            self._start()
         try:
             async with asyncio.timeout(max(0.0, deadline - self.monotonic())):
                 return await waiter.future
@@ -126,9 +133,12 @@ class Turnstile:
 
     async def close(self) -> None:
         """Send everybody away and give back what was drawn."""
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait((self._pump,))
+        self._closed = True
+        self._send_away(float("inf"), _closed)
+        for pump in self._pumps:
+            pump.cancel()
+        if self._pumps:
+            await asyncio.wait(tuple(self._pumps))
         if self._share is not None:
             await self._share.close()
 
@@ -138,7 +148,7 @@ class Turnstile:
         try:
             while any(self._lanes.values()):
                 if wait_s := await self._let_in():
-                    self._nap_until = self.monotonic() + wait_s
+                    self._nap_until, self._nap_lane = self.monotonic() + wait_s, self._first_lane()
                     self._send_away(self._nap_until, partial(_no_room, wait_s))
                     await asyncio.sleep(wait_s)
                     self._nap_until = 0.0
@@ -167,10 +177,12 @@ class Turnstile:
         return 0.0
 
     async def _refill(self, share: Share) -> float:
-        lane = self._next_lane()
-        if lane is None:
-            return 0.0
-        return await share.refill(sum(map(len, self._lanes.values())), RESERVE[lane])
+        lane = self._first_lane()
+        alone = sum(map(bool, self._lanes.values())) == 1
+        return await share.refill(len(self._lanes[lane]), RESERVE[lane], ahead=alone)
+
+    def _first_lane(self) -> Lane:
+        return min((lane for lane, callers in self._lanes.items() if callers), default=Lane.INTERACTIVE)
 
     def _next_lane(self) -> Lane | None:
         """Lane by lane; every so often the one that waits longest, so that no lane starves."""
@@ -197,12 +209,28 @@ class Turnstile:
         future = waiter.future
         if future.done() and not future.cancelled() and future.exception() is None:
             future.result().give_back()
-        if self._nap_until and self._pump is not None and not any(self._lanes.values()):
-            self._pump.cancel()  # it naps for nobody
-            self._pump, self._nap_until = None, 0.0
+        if self._nap_until and not any(self._lanes.values()):
+            self._wake()  # it naps for nobody
+
+    def _wake(self) -> None:
+        """End the nap; who still waits gets another pump."""
+        if self._pump is not None:
+            self._pump.cancel()
+        self._pump, self._nap_until = None, 0.0
+        if any(self._lanes.values()):
+            self._start()
+
+    def _start(self) -> None:
+        self._pump = asyncio.create_task(self._serve())
+        self._pumps.add(self._pump)
+        self._pump.add_done_callback(self._pumps.discard)
 
     def _now_ms(self) -> int:
         return int(self.monotonic() * 1000)
+
+
+def _closed() -> NotSentError:
+    return NotSentError("The client was closed before this was sent.")
 
 
 def _again(error: Exception) -> Exception:

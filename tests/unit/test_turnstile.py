@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from qfpay_preauth import LedgerUnavailableError, RateLimitedError
+from qfpay_preauth import LedgerUnavailableError, NotSentError, RateLimitedError
 from qfpay_preauth._limits import Budget
 from qfpay_preauth._share import Share
 from qfpay_preauth._turnstile import Turnstile
-from qfpay_preauth._windows import USE_WITHIN_MS, Claim, Grant, Lane, exchanged_text
+from qfpay_preauth._windows import USE_WITHIN_MS, Claim, Grant, Lane, exchanged_text, from_text
 from tests.client.kit import turns
 
 
@@ -221,3 +221,105 @@ async def test_cancelled_callers_keep_nothing(monkeypatch: pytest.MonkeyPatch) -
     permits = [waiting.budget.take(int(waiting.now_s * 1000)) for _ in range(6)]
     assert permits[:5] == [0.0] * 5
     assert permits[5] > 0
+
+
+async def test_a_person_is_not_kept_waiting_by_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While batch rows wait for room that is kept from them, an interactive caller takes it at once."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    monkeypatch.setattr(asyncio, "sleep", waiting._yield)  # the clock stands still
+    (await waiting.turnstile.permit(waiting.now_s + 1)).give_back()
+    for _ in range(95):
+        (await waiting.turnstile.permit(waiting.now_s + 0.1, Lane.BATCH)).spend()
+    row = asyncio.create_task(waiting.turnstile.permit(waiting.now_s + 100, Lane.BATCH))
+    await turns(5)
+    began = waiting.now_s
+    async with asyncio.timeout(5):
+        (await waiting.turnstile.permit(began + 10)).spend()
+    assert waiting.now_s == began
+    assert not row.done()
+    row.cancel()
+    await asyncio.gather(row, return_exceptions=True)
+    await waiting.turnstile.close()
+
+
+async def test_the_minute_too_keeps_room_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twentieth is left in both windows."""
+    waiting = Waiting(monkeypatch, 30, 100, shared=True)
+    for _ in range(95):
+        (await waiting.turnstile.permit(waiting.now_s + 30, Lane.BATCH)).spend()
+    with pytest.raises(RateLimitedError):
+        await waiting.turnstile.permit(waiting.now_s + 30, Lane.BATCH)
+    (await waiting.turnstile.permit(waiting.now_s + 30)).spend()
+    await waiting.turnstile.close()
+
+
+async def test_who_comes_too_late_for_the_room_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others wait for room, a caller whose deadline is before it comes does not wait in vain."""
+    loop = asyncio.get_running_loop()
+    turnstile = Turnstile(Budget(1, 2), loop.time)
+    (await turnstile.permit(loop.time() + 1)).spend()
+    ahead = asyncio.create_task(turnstile.permit(loop.time() + 30))
+    await turns(3)
+    began = loop.time()
+    with pytest.raises(RateLimitedError) as caught:
+        await turnstile.permit(loop.time() + 0.5)
+    assert loop.time() - began < 0.2
+    assert caught.value.retry_after_s == pytest.approx(1.0, abs=0.2)
+    ahead.cancel()
+    await asyncio.gather(ahead, return_exceptions=True)
+    await turns(3)
+    assert asyncio.all_tasks() == {asyncio.current_task()}  # nobody naps for nobody
+
+
+async def test_what_was_sent_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a second after a sending, the other processes can know of it; what lay unused is theirs again."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    (await waiting.turnstile.permit(waiting.now_s + 10)).spend()
+    await turns(10)
+    assert waiting.now_s == pytest.approx(1000.25)
+    windows = from_text(waiting.line)
+    assert windows.spent == ((1_000_000, 1),)
+    assert windows.blocks == ()
+    await waiting.turnstile.close()
+
+
+async def test_an_old_permit_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was drawn and lay too long is not handed out: it could lapse on the way."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    monkeypatch.setattr(asyncio, "sleep", waiting._yield)
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    waiting.now_s += 6
+    assert waiting.turnstile.try_permit() is None
+    fresh = await waiting.turnstile.permit(waiting.now_s + 10)
+    waiting.now_s += 6
+    assert (permit.lapsed, fresh.lapsed) == (True, False)
+    await waiting.turnstile.close()
+
+
+async def test_a_failed_telling_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger was not there for a while: the sending is told with the next draw, and counted until then."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    waiting.broken = True
+    permit.spend()
+    await turns(10)
+    assert from_text(waiting.line).spent == ()
+    waiting.broken = False
+    (await waiting.turnstile.permit(waiting.now_s + 10)).spend()
+    await waiting.turnstile.close()
+    assert sum(count for _, count in from_text(waiting.line).spent) == 2
+
+
+async def test_a_closed_turnstile_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits when it closes, and who comes after, is told that nothing was sent; no task is left."""
+    loop = asyncio.get_running_loop()
+    turnstile = Turnstile(Budget(1, 2), loop.time)
+    (await turnstile.permit(loop.time() + 1)).spend()
+    waiting = asyncio.create_task(turnstile.permit(loop.time() + 30))
+    await turns(3)
+    await turnstile.close()
+    with pytest.raises(NotSentError):
+        await waiting
+    with pytest.raises(NotSentError):
+        await turnstile.permit(loop.time() + 30)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

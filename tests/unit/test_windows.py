@@ -47,6 +47,8 @@ def test_what_was_spent_leaves_after_its_window() -> None:
     told = evolve(claim(3), spent=((grant.block, 3),))
     windows, none = exchanged(windows, told, 100, 100)
     assert (none.permits, none.wait_s) == (0, 1.001)
+    windows, none = exchanged(windows, claim(3), 1_100, 0)
+    assert none.permits == 0  # both ends belong to a window
     windows, two = exchanged(windows, claim(3), 1_101, 0)
     assert two.permits == 2
     windows, none = exchanged(windows, evolve(claim(3), spent=((two.block, 2),)), 1_200, 1_200)
