@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowOutcome, RowProblem
     from qfpay_preauth._client import PreauthClient
+    from qfpay_preauth._events import CallEvent
     from qfpay_preauth._models import (
         Authorization,
         Balance,
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from qfpay_preauth.ledger import Ledger
 
 _ROOMS = {
+    "_batch_rows": "BatchOutcome BatchRow RowOutcome RowProblem",
     "_client": "PreauthClient",
+    "_events": "CallEvent",
     "_models": (
         "Authorization Balance Capture Discrepancy DiscrepancyKind Doubt Entry Event Expiring Notification Operation "
         "PaymentIntent ReconcileReport Refund State Transaction Unfreeze Why"
@@ -80,6 +84,9 @@ __all__ = [
     "AuthorizationClosedError",
     "AuthorizationExpiredError",
     "Balance",
+    "BatchOutcome",
+    "BatchRow",
+    "CallEvent",
     "Capture",
     "ConfigurationError",
     "Credentials",
@@ -112,6 +119,8 @@ __all__ = [
     "RateLimitedError",
     "ReconcileReport",
     "Refund",
+    "RowOutcome",
+    "RowProblem",
     "Settings",
     "State",
     "Transaction",

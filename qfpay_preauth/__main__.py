@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -20,6 +21,9 @@ def main() -> int:
             "python -m pip install 'qfpay_preauth[cli]'\n"
         )
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no locale may stop a command that has moved money
     try:
         return run(sys.argv[1:])
     except KeyboardInterrupt:

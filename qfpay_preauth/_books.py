@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from attrs import evolve
 
 from qfpay_preauth import _checks, _enquiry, _import, _outcomes, notifications
+from qfpay_preauth._events import move_event
 from qfpay_preauth._lifetime import ClientBase
 from qfpay_preauth._models import (
     Authorization,
@@ -29,7 +30,6 @@ from qfpay_preauth._models import (
     Why,
 )
 from qfpay_preauth._money import check_amount, exponent_of
-from qfpay_preauth._operations import move_event
 from qfpay_preauth._reconcile import USUAL_WINDOW, Reader, run_forever, tell
 from qfpay_preauth.errors import (
     IdempotencyConflictError,

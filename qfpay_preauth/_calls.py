@@ -7,6 +7,7 @@ the charge: the entry is concluded all the same.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
@@ -15,6 +16,8 @@ from qfpay_preauth._windows import Lane
 from qfpay_preauth.errors import NotSentError, Outcome
 
 T = TypeVar("T")
+
+_numbers = itertools.count(1)
 
 
 class NoTurn(Exception):
@@ -30,9 +33,10 @@ class Handed(Protocol):
 class Call:
     """One public call: its deadline (monotonic seconds), its lane, who it belongs to, and how far it got."""
 
-    __slots__ = ("_guarded", "body", "deadline", "group", "lane", "left", "task")
+    __slots__ = ("_guarded", "body", "deadline", "group", "lane", "left", "number", "task")
 
     def __init__(self, deadline: float, lane: Lane = Lane.INTERACTIVE, group: object = None) -> None:
+        self.number = next(_numbers)
         self.deadline = deadline
         self.lane = lane
         self.group = group

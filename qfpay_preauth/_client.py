@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import cast
 
 from qfpay_preauth import _checks, _enquiry, _wire
+from qfpay_preauth._batch_rows import BatchOutcome, Row
+from qfpay_preauth._batch_teller import Teller, run_batch
 from qfpay_preauth._books import BooksClient
 from qfpay_preauth._models import (
     Authorization,
@@ -20,7 +24,8 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._money import AMOUNT_ADVISED_ABOVE, check_amount
 from qfpay_preauth._operations import perform
-from qfpay_preauth.errors import PreauthError
+from qfpay_preauth._windows import Lane
+from qfpay_preauth.errors import InvalidRequestError, PreauthError, shown
 
 log = logging.getLogger("qfpay_preauth")
 
@@ -191,6 +196,54 @@ class PreauthClient(BooksClient):
         timing = (deadline_s, patience_s)
         return cast(Refund, await self._operate(Operation.REFUND, capture_syssn, amount, idempotency_key, *timing))
 
+    def capture_many(
+        self,
+        rows: Iterable[Row] | AsyncIterable[Row],
+        *,
+        concurrency: int = 16,
+        accounts: Mapping[str, PreauthClient] | None = None,
+        deadline_s: float | None = None,
+        patience_s: float | None = None,
+        stop: asyncio.Event | None = None,
+    ) -> AsyncGenerator[BatchOutcome, None]:
+        """Run many rows (captures, unfreezes, refunds) with bounded concurrency; yields what became of each as it ends.
+
+        Rows of one hold run one after another in their order; others in any. No bad row stops the rest. What is in
+        doubt from before is looked at first. A row that did not reach the gateway, met a 429, or finds something in its
+        way that will end, is tried again within the run. Run the same rows again, after a crash too: what was executed
+        comes as `replayed`, and only what did not happen is sent.
+
+        Args:
+            rows: taken one by one as there is room, so the iterable may be endless; BatchRow, or mappings with the
+                column names of a file, amounts as ints or text of digits. A bad one becomes an `invalid` outcome (and
+                an outcome is passed on as it is).
+            concurrency: how many rows of one account may be under way, 1 to 1,000.
+            accounts: name → its open client, for rows that name one; each keeps its own budget.
+            deadline_s, patience_s: of each row, as for `capture`; waiting for the budget does not count.
+            stop: once it is set, nothing more is sent; what is under way ends, and its outcomes still come.
+
+        Leaving the loop early (closing the generator, or being cancelled) drains too, but those outcomes are only in
+        the ledger then.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            CredentialsRejectedError, LedgerUnavailableError, ConfigurationError: the batch stopped at the first; raised
+                after the outcomes of all rows that were under way. What `rows` itself raises, likewise.
+        """
+        if type(concurrency) is not int or not 1 <= concurrency <= 1_000:
+            raise InvalidRequestError(f"concurrency must be an int from 1 to 1000, not {shown(concurrency, 40)}.")
+        for name, seconds, low in (("deadline_s", deadline_s, 0.001), ("patience_s", patience_s, 0.0)):
+            if seconds is not None:
+                _checks.check_seconds(name, seconds, low=low)
+        clients: dict[str | None, PreauthClient] = {None: self, self.account: self}
+        clients.update(accounts or {})
+        group = object()
+        tellers = {
+            client: Teller(client, client._operate, client.register_authorization, (deadline_s, patience_s), group)
+            for client in clients.values()
+        }
+        return run_batch({name: tellers[client] for name, client in clients.items()}, rows, concurrency, stop)
+
     async def _operate(  # noqa: PLR0917 - the three methods above hand on exactly what they were given
         self,
         operation: Operation,
@@ -199,6 +252,8 @@ class PreauthClient(BooksClient):
         idempotency_key: str,
         deadline_s: float | None,
         patience_s: float | None,
+        lane: Lane = Lane.INTERACTIVE,
+        group: object = None,
     ) -> Result:
         _checks.check_id("syssn", syssn)
         _checks.check_key(idempotency_key)
@@ -211,7 +266,7 @@ class PreauthClient(BooksClient):
             return self._request(operation, syssn, amount, idempotency_key, deadline)
 
         try:
-            return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline)
+            return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline, lane, group)
         except PreauthError as error:
             error.idempotency_key = error.idempotency_key or idempotency_key
             raise

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from qfpay_preauth._calls import Call, NoTurn, Queues
 from qfpay_preauth._clock import Clock
+from qfpay_preauth._events import call_event, entry_event, move_event, seen
 from qfpay_preauth._models import Answer, Delivery, Entry, Event, Judgement, NotSent, Operation, Request, Result, State
 from qfpay_preauth._outcomes import contradicted, recording_failed, result_of
 from qfpay_preauth._retry import retry_after_s, send_with_retries
@@ -63,7 +64,22 @@ async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_
     Raises:
         PreauthError: exactly one, whose `outcome` says whether money moved.
     """
-    name = await _queue_name(desk, wish())
+    request, began = wish(), desk.clock.monotonic()
+    try:
+        name = await _queue_name(desk, request)
+        result = await _perform(desk, call, wish, patience_s, name)
+    except BaseException as error:
+        _tell_end(desk, call, request, began, error)
+        raise
+    _tell_end(desk, call, request, began, result)
+    return result
+
+
+def _tell_end(desk: Desk, call: Call, request: Request, began: float, how: Result | BaseException) -> None:
+    desk.emit(call_event(request, desk.clock.now(), call.number, desk.clock.monotonic() - began, how))
+
+
+async def _perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_s: float, name: str) -> Result:
     try:
         async with _turn(desk, call, name):
             reserved, delivery = await _send_once(desk, call, wish)
@@ -74,7 +90,7 @@ async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_
         return result_of(await _without_a_turn(desk, wish(), name), replayed=True)
     if entry.unresolved:
         log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
-        desk.emit(_event("doubt", entry, desk.clock.now(), detail=entry.detail))
+        desk.emit(entry_event("doubt", entry, desk.clock.now(), call.number, detail=entry.detail))
         entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s))
     wait_s = retry_after_s(delivery, desk.clock.now()) if delivery else None
     return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
@@ -126,7 +142,7 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
             return reserved, None
         if reserved.expired and request.operation is Operation.CAPTURE:
             log.warning("capturing on %s after its capture window, as far as it is known here", request.syssn)
-        desk.emit(move_event(reserved.entry, None, request.at))
+        desk.emit(move_event(reserved.entry, None, request.at, call.number))
         return reserved, await _deliver(desk, call, reserved.entry, permit)
     finally:
         if permit is not None:
@@ -164,7 +180,7 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
         finally:
             call.body = None  # between attempts nothing is under way
             own.give_back()
-        desk.emit(_event("attempt", entry, desk.clock.now(), detail=_seen(made[-1])))
+        desk.emit(entry_event("attempt", entry, desk.clock.now(), call.number, detail=seen(made[-1])))
         return made[-1]
 
     try:
@@ -202,36 +218,9 @@ async def _conclude(desk: Desk, call: Call, entry: Entry, delivery: Delivery) ->
         after = await call.guarded(desk.ledger.conclude(entry, verdict, desk.clock.now()))
     except LedgerUnavailableError as error:
         raise recording_failed(entry, verdict, error) from error
-    desk.emit(move_event(after, entry.state, desk.clock.now()))
+    desk.emit(move_event(after, entry.state, desk.clock.now(), call.number))
     if verdict.mismatch:
-        desk.emit(_event("discrepancy", after, desk.clock.now(), detail=after.detail))
+        desk.emit(entry_event("discrepancy", after, desk.clock.now(), call.number, detail=after.detail))
     if verdict.judgement is Judgement.EXECUTED and after.state is State.NOT_EXECUTED:
         raise contradicted(after, verdict)
     return after
-
-
-# ------------------------------------------------------------------------------------------------ what the hook gets
-
-
-def move_event(entry: Entry, from_state: State | None, at: datetime) -> Event:
-    """An entry's move: the kind is its operation, `to_state` where it stands now."""
-    event = _event(entry.operation.value, entry, at, detail=entry.reason or entry.detail)
-    return evolve(event, from_state=from_state, to_state=entry.state)
-
-
-def _event(kind: str, entry: Entry, at: datetime, *, detail: str | None) -> Event:
-    return Event(
-        entry.account,
-        at,
-        kind,
-        entry.authorization,
-        entry.idempotency_key,
-        amount=entry.amount,
-        detail=detail,
-    )
-
-
-def _seen(delivery: Delivery) -> str:
-    return (
-        f"HTTP {delivery.status}" if isinstance(delivery, Answer) else f"{type(delivery).__name__}: {delivery.detail}"
-    )

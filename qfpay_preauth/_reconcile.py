@@ -8,10 +8,11 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from qfpay_preauth import _enquiry
 from qfpay_preauth._calls import Call
+from qfpay_preauth._events import move_event
 from qfpay_preauth._findings import MARGIN, UNSURE
 from qfpay_preauth._models import (
     Discrepancy,
@@ -25,8 +26,9 @@ from qfpay_preauth._models import (
     ReconcileReport,
     SignedRequest,
     State,
+    Transaction,
 )
-from qfpay_preauth._operations import Desk, move_event
+from qfpay_preauth._operations import Desk
 from qfpay_preauth._turnstile import Turnstile
 from qfpay_preauth._wire import PAGE_SIZE
 from qfpay_preauth.errors import PreauthError
@@ -62,17 +64,50 @@ class Reader:
     ) -> Listing:
         """What the gateway shows from `since` on: every month, every page, read again until two reads agree."""
         whole = until is None and not syssn and not number
-        before: set[tuple[str, str | None]] | None = None
+        before: tuple[datetime, list[Transaction]] | None = None
         for _ in range(READS_MAX):
             read_at = self.desk.clock.now()
             window = (since, until or read_at + AHEAD)
             rows = [row async for row in _enquiry.transactions(self.page, self.desk.sender, syssn, number, window)]
-            shape = {(row.syssn, row.code) for row in rows}
             # fewer rows than a page holds were one page each: nothing could shift between pages
-            if shape == before or len(rows) < PAGE_SIZE:
-                return Listing(tuple(rows), since, read_at, stable=True, whole=whole)
-            before = shape
-        return Listing(tuple(rows), since, read_at, stable=False, whole=whole)
+            stable = len(rows) < PAGE_SIZE or (before is not None and _agree(*before, rows))
+            if stable:
+                break
+            before = read_at, rows
+        return Listing(tuple(rows), since, read_at, stable=stable, whole=whole)
+
+
+def _agree(began: datetime, first: Sequence[Transaction], second: Sequence[Transaction]) -> bool:
+    """Whether a second reading shows all that the first (begun at `began`) did, and nothing more but what is new.
+
+    On a busy account something happens between any two readings; only a row that was there before and that one of them
+    left out means that rows may be missing.
+    """
+    known = {row.syssn for row in first}
+    more = [row for row in second if row.syssn not in known]
+    new = all(row.system_time is not None and row.system_time >= began - MARGIN for row in more)
+    return new and known <= {row.syssn for row in second}
+
+
+@define
+class Seen:
+    """What the looks of a pass came to; `complete`: every list that they read showed all that was there."""
+
+    observed: list[Observed] = field(factory=list)
+    complete: bool = True
+
+    def add(self, other: Seen) -> None:
+        """Take in what another look came to."""
+        self.observed += other.observed
+        self.complete = self.complete and other.complete
+
+    async def observe(self, desk: Desk, account: str, listing: Listing, policy: Policy, keys: Sequence[str]) -> bool:
+        """Let the ledger weigh a listing; whether something in it has to be read again later."""
+        observed = await desk.ledger.observe(account, listing, policy, keys)
+        tell(desk, observed, listing.read_at)
+        self.observed.append(observed)
+        self.complete = self.complete and listing.stable
+        return observed.waiting
 
 
 class Seeker:
@@ -150,27 +185,22 @@ class Seeker:
 
 async def look(  # noqa: PLR0917 - one look, with all that it needs
     desk: Desk, reader: Reader, policy: Policy, account: str, doubts: Sequence[Entry], syssns: Sequence[str] = ()
-) -> list[Observed]:
+) -> Seen:
     """One look at the gateway for up to 100 doubts: by our own numbers, by known syssns, then the whole window."""
-    seen: list[Observed] = []
-
-    async def observe(listing: Listing) -> None:
-        keys = [entry.idempotency_key for entry in doubts]
-        observed = await desk.ledger.observe(account, listing, policy, keys)
-        tell(desk, observed, listing.read_at)
-        seen.append(observed)
-
+    seen = Seen()
+    keys = [entry.idempotency_key for entry in doubts]
     # rows that are only perhaps too old must be seen as well
     since = min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - UNSURE - MARGIN
     numbers = [e.out_trade_no for e in doubts if e.out_trade_no and e.operation is not Operation.UNFREEZE]
     linked = [*syssns, *(entry.result_syssn for entry in doubts if entry.result_syssn)]
     if numbers:
-        await observe(await reader.listing(since, number=numbers))
+        await seen.observe(desk, account, await reader.listing(since, number=numbers), policy, keys)
     if linked:
-        await observe(await reader.listing(_first_day(linked, since), syssn=linked))
-    ended = {entry.idempotency_key for observed in seen for entry in observed.ended}
-    if any(entry.idempotency_key not in ended for entry in doubts):
-        await observe(await reader.listing(since))
+        listing = await reader.listing(_first_day(linked, since), syssn=linked)
+        await seen.observe(desk, account, listing, policy, keys)
+    ended = {entry.idempotency_key for observed in seen.observed for entry in observed.ended}
+    if any(key not in ended for key in keys):
+        await seen.observe(desk, account, await reader.listing(since), policy, keys)
     return seen
 
 
@@ -213,20 +243,20 @@ class Reconciler:
             PreauthError: the gateway or the ledger could not be read; what was found so far is kept.
         """
         seen = await self.end_doubts()
-        confirmed, missing, complete = await self._compare(seen)
+        confirmed, missing = await self._compare(seen)
         open_notices = await self._notices(seen)
         left = [entry async for entry in self.doubts()]
         recorded = await self._desk.ledger.report(self._account)
-        found = [each for observed in seen for each in observed.discrepancies]
+        found = [each for observed in seen.observed for each in observed.discrepancies]
         return ReconcileReport(
-            ended=tuple(entry for observed in seen for entry in observed.ended),
+            ended=tuple(entry for observed in seen.observed for entry in observed.ended),
             discrepancies=tuple(dict.fromkeys([*recorded, *found, *missing])),
-            foreign=tuple(movement for observed in seen for movement in observed.foreign),
+            foreign=tuple(movement for observed in seen.observed for movement in observed.foreign),
             confirmed=confirmed,
             in_doubt=len(left),
             needs_attention=sum(entry.attention is not None for entry in left),
             unexplained_notices=open_notices,
-            complete=complete,
+            complete=seen.complete,
         )
 
     async def doubts(self) -> AsyncIterator[Entry]:
@@ -251,20 +281,20 @@ class Reconciler:
                 left = hold.capturable + hold.claimed
                 self._desk.emit(Event(self._account, now, "expiring", hold.syssn, amount=left, detail=detail))
 
-    async def end_doubts(self) -> list[Observed]:
+    async def end_doubts(self) -> Seen:
         """Look for evidence about every doubt, 100 at a time."""
-        seen: list[Observed] = []
+        seen = Seen()
         entries = [entry async for entry in self.doubts()]
         for low in range(0, len(entries), DOUBTS_MAX):
             part = entries[low : low + DOUBTS_MAX]
-            seen += await look(self._desk, self._reader, self._policy, self._account, part)
+            seen.add(await look(self._desk, self._reader, self._policy, self._account, part))
         return seen
 
-    async def _compare(self, seen: list[Observed]) -> tuple[int, list[Discrepancy], bool]:
-        """Everything since the last pass, a day at a time: how many agree, what is missing there, was all read."""
+    async def _compare(self, seen: Seen) -> tuple[int, list[Discrepancy]]:
+        """Everything since the last pass, a day at a time: how many agree, and what is missing there."""
         start = await self._desk.ledger.span(self._account)
         if start is None:
-            return 0, [], True
+            return 0, []
         start -= OVERLAP
         began = self._desk.clock.now()
         known: set[str] = set()
@@ -275,19 +305,17 @@ class Reconciler:
             listing = await self._reader.listing(low, high)
             known.update(row.syssn for row in listing.rows)
             stable = stable and listing.stable
-            observed = await self._desk.ledger.observe(self._account, listing, self._policy, ())
-            tell(self._desk, observed, listing.read_at)
-            seen.append(observed)
+            again = await seen.observe(self._desk, self._account, listing, self._policy, ())
+            waiting = waiting or again
             found, lacking = await self._missing_there((max(low, start + MARGIN), min(high, began)), start, known)
             confirmed, missing = confirmed + found, missing + lacking
-            waiting = waiting or observed.waiting
             if stable and not missing and not waiting:
                 # an interrupted pass goes on here; one that misses something looks at it again
                 await self._desk.ledger.bookmark(self._account, min(high, began))
             low = high
         if stable and not waiting:
             await self._desk.ledger.bookmark(self._account, began)
-        return confirmed, missing, stable
+        return confirmed, missing
 
     async def _missing_there(
         self, span: tuple[datetime, datetime], start: datetime, known: set[str]
@@ -306,13 +334,13 @@ class Reconciler:
                 return confirmed, missing
             after = After(page[-1].concluded_at or span[1], page[-1].idempotency_key)
 
-    async def _notices(self, seen: list[Observed]) -> int:
+    async def _notices(self, seen: Seen) -> int:
         """Look up what notifications named and the books do not know; how many stay unexplained."""
         open_ones = await self._desk.ledger.sweep_notices(self._account)
         syssns = sorted({notice.syssn for notice in open_ones if notice.syssn})
         for low in range(0, len(syssns), DOUBTS_MAX):
             part = syssns[low : low + DOUBTS_MAX]
-            seen += await look(self._desk, self._reader, self._policy, self._account, (), part)
+            seen.add(await look(self._desk, self._reader, self._policy, self._account, (), part))
         return len(await self._desk.ledger.sweep_notices(self._account)) if syssns else len(open_ones)
 
 

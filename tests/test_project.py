@@ -242,7 +242,7 @@ def test_the_core_imports_what_it_declares() -> None:
         for path in sorted(PACKAGE.rglob("*.py"))
         if (strange := {name.partition(".")[0] for name in _imported(_tree(path))} - allowed)
     }
-    needs_extras = {name for name in foreign if re.search(r"/_cli|/_demo|/testing/", name)}
+    needs_extras = {name for name in foreign if re.search(r"/_cli|/_demo|/testing/|/ledger/_?postgres", name)}
     assert set(foreign) == needs_extras
     assert set().union(*foreign.values()) <= EXTRAS
 

@@ -9,11 +9,15 @@ from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
 
 __all__ = ["After", "Books", "Ledger", "Reserved", "ledger_from"]
 
-_ALLOWED = '"memory://", "sqlite:///path" (four slashes for an absolute path) or a Ledger object'
+_ALLOWED = (
+    '"memory://", "sqlite:///path" (four slashes for an absolute path), "postgresql://user:password@host/database" '
+    "or a Ledger object"
+)
 
 
 def ledger_from(source: str | Ledger) -> Ledger:
-    """A ledger from `"memory://"`, `"sqlite:///relative.db"`, `"sqlite:////absolute.db?mode=rwc"`, or itself.
+    """A ledger from `"memory://"`, `"sqlite:///relative.db"`, `"sqlite:////absolute.db?mode=rwc"`,
+    `"postgresql://user:password@host/database?schema=name"`, or itself.
 
     Raises:
         ConfigurationError: anything else.
@@ -28,6 +32,10 @@ def ledger_from(source: str | Ledger) -> Ledger:
         return MemoryLedger()
     if source.startswith("sqlite:///"):
         return _sqlite(source.removeprefix("sqlite:///"))
+    if source.startswith(("postgresql://", "postgres://")):
+        from qfpay_preauth.ledger.postgres import PostgresLedger
+
+        return PostgresLedger(source)
     raise ConfigurationError(f"ledger must be {_ALLOWED}, not {source.partition('://')[0]!r:.30}://….")
 
 

@@ -34,6 +34,7 @@ async def test_a_capture_that_goes_well(qfpay_gateway: Gateway) -> None:
             ("capture", None, State.HELD),
             ("attempt", None, None),
             ("capture", State.HELD, State.EXECUTED),
+            ("call", None, None),
         ]
         for event in heard.events:
             assert (event.account, event.authorization, event.idempotency_key) == (client.account, syssn, "k")
@@ -60,7 +61,7 @@ async def test_a_doubt_and_its_end(qfpay_gateway: Gateway) -> None:
         syssn = await registered(client, qfpay_gateway, HOLD)
         heard.events.clear()
         await lose(client, qfpay_gateway, syssn)
-        assert heard.kinds() == ["capture", "attempt", "capture", "doubt"]
+        assert heard.kinds() == ["capture", "attempt", "capture", "doubt", "call"]
         await client.reconcile()
         last = heard.events[-1]
         assert (last.kind, last.from_state, last.to_state) == ("capture", State.IN_DOUBT, State.EXECUTED)
@@ -180,4 +181,4 @@ async def test_given_at_construction(qfpay_gateway: Gateway) -> None:
     async with client:
         syssn = await registered(client, qfpay_gateway, HOLD)
         await client.capture(syssn, LOST, idempotency_key="k")
-    assert heard.kinds() == ["capture", "attempt", "capture"]
+    assert heard.kinds() == ["capture", "attempt", "capture", "call"]

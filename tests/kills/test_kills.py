@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from qfpay_preauth.testing import Gateway
+from tests.evidence.kit import lose
 from tests.kills import audit
-from tests.kills.harness import run
+from tests.kills.harness import Round, Summary, run
+from tests.kills.nursery import Nursery
 from tests.support import client_of, registered, sqlite_url
 
 
@@ -22,6 +25,22 @@ async def test_twenty_kills(tmp_path: Path) -> None:
     assert summary.kills == 20
     assert len(summary.where) > 3
     assert summary.executions > 50
+
+
+async def test_the_end_waits_for_what_the_enquiry_shows_late(tmp_path: Path) -> None:
+    """A capture that was executed a moment ago, where the enquiry lags, is no doubt that nobody ended."""
+    summary = Summary()
+    with Nursery() as nursery:
+        one = Round(nursery, tmp_path, 7, 1, summary, pauses=False)
+        gateway = one._gateway
+        assert one._certain
+        async with gateway:
+            await one._make_file()
+            gateway.config.query_lag = timedelta(hours=1)
+            async with client_of(gateway, one._url) as client:
+                await lose(client, gateway, await registered(client, gateway))
+            await one._end(-1)
+    assert (summary.violations, summary.doubts_left, summary.doubts_ended) == ([], 0, 1)
 
 
 SPOILED = {

@@ -183,6 +183,7 @@ async def test_permits_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         permit.give_back()
     assert waiting.draws <= 3
     await waiting.turnstile.close()
+    assert from_text(waiting.line).blocks == ()  # what was drawn ahead is given back
 
 
 async def test_a_permit_lapses(monkeypatch: pytest.MonkeyPatch) -> None:

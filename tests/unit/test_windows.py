@@ -160,7 +160,8 @@ def test_no_window_is_ever_over_its_limit(per_second: int, more: int, steps: lis
 @given(st.integers(1, 5), st.integers(1, 8), st.lists(st.integers(0, 2500), max_size=60))
 def test_who_waits_as_told_gets_a_permit(per_second: int, more: int, pauses_ms: list[int]) -> None:
     """The wait that is named is enough where nobody else takes the room: no permit is lost for ever."""
-    windows, now_ms, spent = Windows(), 0, ()
+    windows, now_ms = Windows(), 0
+    spent: tuple[tuple[int, int], ...] = ()
     terms = claim(per_second=per_second, per_minute=min(per_second + more, per_second * 60))
     sent_ms = 0
     for pause_ms in pauses_ms:

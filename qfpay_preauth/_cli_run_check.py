@@ -1,0 +1,117 @@
+"""`run --dry-run`: every refusal that the file alone shows, with line, column and reason. Sends and writes nothing.
+
+What the books or the gateway would refuse (more than a hold has, an unknown hold) shows in the run itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+from attrs import frozen
+
+from qfpay_preauth._batch_files import RowFile
+from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowProblem
+from qfpay_preauth._cli_screen import EXIT_OK, EXIT_REFUSED, emit_json, say_aside, shown
+from qfpay_preauth._models import Operation
+
+Accounts = tuple[str | None, frozenset[str]]
+"""The account of rows that name none, and all accounts."""
+
+
+@frozen
+class Refusal:
+    """One reason why a row would not be sent."""
+
+    line: int
+    column: str
+    reason: str
+
+
+def rehearse(rows: RowFile, accounts: Accounts | None, *, json: bool, quiet: bool) -> int:
+    """Check every row; the exit code: 0, or 3 where something is refused."""
+    count = refused = 0
+    if accounts is None and not quiet:
+        say_aside("note: no credentials are set, so the column account is not checked.")
+    with closing(_Seen()) as seen:
+        for row in rows.rows():
+            count += 1
+            found = list(_refusals(row, accounts, seen))
+            refused += bool(found)
+            for refusal in found:
+                _tell(refusal, json=json)
+    if json:
+        emit_json({"event": "end", "rows": count, "refused": refused, "sent": 0})
+    elif not quiet:
+        sys.stdout.write(f"{count:,} rows: {count - refused:,} can be sent, {refused:,} refused. Nothing was sent.\n")
+    return EXIT_REFUSED if refused else EXIT_OK
+
+
+def _tell(refusal: Refusal, *, json: bool) -> None:
+    if json:
+        said = {"line": refusal.line, "column": refusal.column, "reason": refusal.reason}
+        emit_json({"event": "refusal", **said})
+    else:
+        sys.stdout.write(shown(f"line {refusal.line}, {refusal.column}: {refusal.reason}") + "\n")
+
+
+def _refusals(row: BatchRow | BatchOutcome, accounts: Accounts | None, seen: _Seen) -> Iterator[Refusal]:
+    if isinstance(row, BatchOutcome):
+        yield from (Refusal(row.line, each.column, each.reason) for each in row.problems)
+        return
+    line = row.line or 0
+    problem = _account_problem(row, accounts)
+    if problem is not None:
+        yield Refusal(line, problem.column, problem.reason)
+    default = accounts[0] if accounts else None
+    yield from seen.conflicts(row, row.account or default or "")
+
+
+def _account_problem(row: BatchRow, accounts: Accounts | None) -> RowProblem | None:
+    if accounts is None:
+        return None
+    default, names = accounts
+    known = ", ".join(sorted(names))
+    if row.account is None:
+        return None if default else RowProblem("account", f"is empty: give one of {known}")
+    return None if row.account in names else RowProblem("account", f"must be one of {known}, not {row.account!r:.60}")
+
+
+class _Seen:
+    """What earlier rows said of a key or a hold; in a temporary database that the system keeps, not in memory."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # "": a private file, gone when it is closed
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA cache_size = -4096")
+        self._db.execute("CREATE TABLE seen (name TEXT PRIMARY KEY, line INTEGER, said TEXT) WITHOUT ROWID")
+        self._db.execute("BEGIN")
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._db.close()
+
+    def conflicts(self, row: BatchRow, account: str) -> Iterator[Refusal]:
+        """What contradicts an earlier row. The same request again is none: it will be replayed."""
+        line = row.line or 0
+        amount = "" if row.operation is Operation.UNFREEZE else row.amount  # with and without is one and the same
+        what = f"{row.operation} {row.syssn} {amount}"
+        earlier = self._first(f"key {account} {row.idempotency_key}", line, what)
+        if earlier is not None:
+            reason = f"is already used on line {earlier} for another request: another request needs its own key"
+            yield Refusal(line, "idempotency_key", reason)
+        if row.authorized_amount is not None:
+            hold = f"{row.authorized_amount} {row.currency} {row.out_trade_no}"
+            earlier = self._first(f"hold {account} {row.syssn}", line, hold)
+            if earlier is not None:
+                said = "with another authorized_amount, currency or out_trade_no"
+                yield Refusal(line, "authorized_amount", f"line {earlier} registers the same hold {said}")
+
+    def _first(self, name: str, line: int, said: str) -> int | None:
+        """The line that said something else of this name first, or None."""
+        self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (name, line, said))
+        known, what = self._db.execute("SELECT line, said FROM seen WHERE name = ?", (name,)).fetchone()
+        return int(known) if what != said else None

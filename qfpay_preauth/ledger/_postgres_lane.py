@@ -1,0 +1,276 @@
+"""One connection, one transaction at a time: what a batch of jobs goes through, and how a lost COMMIT is judged.
+
+Every writing transaction leaves a new random mark in its writer's own row. Where a COMMIT got no answer, that row is
+read on a new connection, locking it: this waits for the old transaction to end if it has not, and the mark then says
+whether it was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import secrets
+import uuid
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import Any
+
+from attrs import define
+
+from qfpay_preauth.ledger._postgres_flush import flush_of
+from qfpay_preauth.ledger._postgres_load import Loader
+from qfpay_preauth.ledger._postgres_schema import moved
+from qfpay_preauth.ledger._postgres_snapshot import Missing, Snapshot, Wants
+from qfpay_preauth.ledger._postgres_source import Connection, Source
+from qfpay_preauth.ledger._postgres_trouble import Failure, Moved, Stale, Trouble, Unjudged, failure_of
+
+PATIENCE_S = 10.0  # how long a server that restarts, or fails over, is waited for
+TRANSACTION_MAX_S = 30.0  # then its connection is given up
+LOCK_WAIT_S = 10.0
+LOCK_WAIT_TOGETHER_S = 2.0  # where jobs of several holds wait for one lock
+IDLE_MAX_S = 5.0  # a process that was paused in the middle of a transaction loses it, and the locks
+
+
+class Kind(enum.Enum):
+    """What a transaction is for; READ WRITE, because a standby refuses that: its books may be old."""
+
+    WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+    READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"
+
+
+def begin(kind: Kind, lock_s: float) -> str:
+    """The statement that begins a transaction, and what is set for as long as it lasts."""
+    waits = f"set_config('lock_timeout', '{int(lock_s * 1000)}', true)"
+    idle = f"set_config('idle_in_transaction_session_timeout', '{int(IDLE_MAX_S * 1000)}', true)"
+    # off would forget what was committed; whatever is stricter stays
+    durable = (
+        "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
+        "ELSE current_setting('synchronous_commit') END, true)"
+    )
+    return f"{kind.value}; SELECT {waits}, {idle}, {durable}"
+
+
+def no_plan(seen: Snapshot) -> Iterator[Wants]:
+    """Nothing is known before."""
+    return iter(())
+
+
+@define(eq=False)
+class Job:
+    """One verb on its way. It either works on the snapshot, or asks the connection itself.
+
+    `plan` says what it will surely need; jobs of one `name` do not run in two lanes at once.
+    """
+
+    future: asyncio.Future[Any]
+    work: Callable[[Snapshot], Any] | None = None
+    asks: Callable[[Connection, Snapshot], Awaitable[Any]] | None = None
+    plan: Callable[[Snapshot], Iterator[Wants]] = no_plan
+    name: Hashable = None
+    since: float = 0.0
+    outcome: Any = None
+    error: BaseException | None = None
+
+
+class Lane:
+    """A connection, opened when it is first needed, and the row that its commits are judged by."""
+
+    def __init__(self, source: Source, schema: str, kind: Kind) -> None:
+        self._source = source
+        self._schema = schema
+        self._loader = Loader(schema)
+        self._kind = kind
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._committing: str | None = None
+        self._new_writer()
+
+    def _new_writer(self) -> None:
+        self._writer, self._mark = uuid.uuid4().hex, ""
+
+    async def attempt(self, jobs: list[Job]) -> Failure | None:
+        """One transaction for all jobs; None: it is committed, and they have their outcomes."""
+        for job in jobs:
+            job.outcome, job.error = None, None
+        try:
+            await self._transact(jobs)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                stay()
+            committing, self._committing = self._committing, None
+            closed = self._connection is None or self._connection.is_closed()
+            failure = failure_of(error, closed=closed)
+            await self._give_up(failure)
+            return failure if committing is None else await self._judge(committing, failure)
+        return None
+
+    async def let_go(self) -> None:
+        """Release the connection; the next transaction takes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await _release(self._source, connection)
+
+    async def rest(self) -> None:
+        """Nothing to do for now: a connection that is not ours to keep goes back."""
+        if not self._source.keeps:
+            await self.let_go()
+
+    async def _give_up(self, failure: Failure) -> None:
+        """Roll back, or drop the connection where that cannot be."""
+        if self._connection is None:
+            return
+        if failure.trouble is not Trouble.LOST and not self._connection.is_closed():
+            try:
+                await self._connection.execute("ROLLBACK")
+                return
+            except (Exception, asyncio.CancelledError) as another:
+                if isinstance(another, asyncio.CancelledError):
+                    stay()
+        self._connection.terminate()
+        await self.let_go()
+
+    # ------------------------------------------------------------------ one transaction
+
+    async def _transact(self, jobs: list[Job]) -> None:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            await self.let_go()
+            connection = self._connection = await self._source.acquire()
+        watchdog = self._loop.call_later(TRANSACTION_MAX_S, connection.terminate)
+        try:
+            together = len({job.name for job in jobs}) > 1
+            await connection.execute(begin(self._kind, LOCK_WAIT_TOGETHER_S if together else LOCK_WAIT_S))
+            snapshot = Snapshot()
+            await self._load_plans(connection, snapshot, jobs)
+            for job in jobs:
+                await self._run_job(connection, snapshot, job)
+            if self._kind is Kind.WRITE and (snapshot.written or any(job.asks for job in jobs)):
+                await self._flush(connection, snapshot)
+            if await connection.execute("COMMIT") != "COMMIT":
+                raise Stale  # PostgreSQL rolls a failed transaction back, and calls that a success
+            if self._committing is not None:
+                self._mark, self._committing = self._committing, None
+        finally:
+            watchdog.cancel()
+
+    async def _load_plans(self, connection: Connection, snapshot: Snapshot, jobs: list[Job]) -> None:
+        """Step by step what every job will ask for, each step for all jobs together."""
+        plans = [job.plan(snapshot) for job in jobs]
+        while plans:
+            steps = [(plan, step) for plan in plans if (step := next(plan, None)) is not None]
+            wants = Wants()
+            for _, step in steps:
+                wants.add(step)
+            if steps:
+                await self._load(connection, snapshot, wants)
+            plans = [plan for plan, _ in steps]
+
+    async def _load(self, connection: Connection, snapshot: Snapshot, wants: Wants) -> None:
+        await self._loader.load(connection, snapshot, wants, lock=self._kind is Kind.WRITE)
+
+    async def _run_job(self, connection: Connection, snapshot: Snapshot, job: Job) -> None:
+        if job.asks is not None:
+            job.outcome = await job.asks(connection, snapshot)
+            return
+        assert job.work is not None  # noqa: S101 - a job does one or the other
+        while True:
+            before = snapshot.mark()
+            try:
+                job.outcome = job.work(snapshot)
+            except Missing as missing:
+                snapshot.undo(before)
+                await self._load(connection, snapshot, missing.wants)
+                continue
+            except Exception as error:  # its own no, or a defect: nothing of it stays, and the others go on
+                snapshot.undo(before)
+                job.error = error
+                return
+            unsure = snapshot.unsure()
+            if not unsure or not (known := await self._loader.known_fingerprints(connection, unsure)):
+                return
+            snapshot.undo(before)
+            snapshot.fingerprints.update({name: name in known for name in unsure})
+
+    async def _flush(self, connection: Connection, snapshot: Snapshot) -> None:
+        mark = secrets.token_hex(12)
+        flush = flush_of(snapshot, self._schema, self._writer, (self._mark, mark))
+        (counted,) = await connection.fetch(flush.statement, *flush.arguments)
+        if not flush.agrees(counted):
+            if not counted[0]:
+                await self._check_moved(connection)
+                self._new_writer()  # our row is not as we left it
+            raise Stale
+        self._committing = mark
+
+    async def _check_moved(self, connection: Connection) -> None:
+        target = await connection.fetchval(f"SELECT value FROM {self._schema}.meta WHERE name = 'moved_to'")
+        if target is not None:
+            raise Moved(moved(self._source.where, target))
+
+    # ------------------------------------------------------------------ a COMMIT without an answer
+
+    async def _judge(self, mark: str, failure: Failure) -> Failure | None:
+        """None where the transaction of `mark` was committed; else the failure that it was."""
+        until = self._loop.time() + PATIENCE_S + IDLE_MAX_S
+        tries = 0
+        while True:
+            try:
+                self._mark = await self._read_mark()
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError):
+                    stay()
+                tries += 1
+                trouble = failure_of(error, closed=True).trouble
+                if self._loop.time() > until or trouble in (Trouble.REFUSED, Trouble.FINAL):
+                    self._new_writer()
+                    return Failure(Unjudged(), Trouble.FINAL)
+                await pause(min(0.02 * 2**tries, 0.5))
+            else:
+                return None if self._mark == mark else failure
+
+    async def _read_mark(self) -> str:
+        """The mark in the writer's row, after every transaction that wrote it has ended.
+
+        A row that is not there is made, which waits as well: the old transaction could not make it any more.
+        """
+        connection = await self._source.acquire()
+        watchdog = self._loop.call_later(TRANSACTION_MAX_S, connection.terminate)
+        try:
+            await connection.execute(begin(Kind.WRITE, LOCK_WAIT_S))
+            found = await connection.fetchval(
+                f"INSERT INTO {self._schema}.writers AS w (writer, mark) VALUES ($1, $2) "
+                "ON CONFLICT (writer) DO UPDATE SET mark = w.mark RETURNING mark",
+                self._writer,
+                secrets.token_hex(12),
+            )
+            await connection.execute("COMMIT")
+        except BaseException:
+            connection.terminate()
+            raise
+        finally:
+            watchdog.cancel()
+            await _release(self._source, connection)
+        return str(found)
+
+
+async def _release(source: Source, connection: Connection) -> None:
+    try:
+        await source.release(connection)
+    except (Exception, asyncio.CancelledError) as error:  # it is going away in any case
+        if isinstance(error, asyncio.CancelledError):
+            stay()
+        connection.terminate()
+
+
+async def pause(seconds: float) -> None:
+    """Sleep; being cancelled only ends it early."""
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        stay()
+
+
+def stay() -> None:
+    """This task was cancelled, and has transactions to bring to an end all the same."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only tasks are cancelled
+    task.uncancel()
