@@ -88,7 +88,9 @@ class ClientBase:
         self._closed = False
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, on_event: Callable[[Event], None] | None = None
+    ) -> Self:
         """A client from `QFPAY_APP_CODE`, `QFPAY_CLIENT_KEY`, `QFPAY_LEDGER` and the optional `QFPAY_MCHID`,
         `QFPAY_ENVIRONMENT`, `QFPAY_BASE_URL`, `QFPAY_SIGN_TYPE`, `QFPAY_NOTIFICATION_KEY`, `QFPAY_PREVIOUS_CLIENT_KEY`,
         `QFPAY_PREVIOUS_NOTIFICATION_KEY`, `QFPAY_ACCOUNT`, and one variable per setting (`QFPAY_TIMEOUT_TOTAL_S` …).
@@ -114,6 +116,7 @@ class ClientBase:
             base_url=env.get("QFPAY_BASE_URL") or None,
             ledger=env["QFPAY_LEDGER"],
             settings=settings_from(env),
+            on_event=on_event,
         )
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
 """QFPay's asynchronous notifications: raw body + headers → a verified `Notification`; adapters for web applications.
 
     app.router.add_post("/qfpay", aiohttp_handler(client))   # aiohttp.web
-    app.mount("/qfpay", asgi_app(client))                    # FastAPI, Starlette, or any other ASGI application
+    app.add_route("/qfpay", asgi_app(client))                # FastAPI, Starlette
 
 Both answer 200 `SUCCESS` only after the notice is durable in the ledger; otherwise 401 (signature), 405 (method),
 413 (size), 415 (not JSON) or 500 (ledger), and QFPay sends it again after 2 min, 10 min, 10 min, 60 min, 2 h, 6 h and
@@ -115,20 +115,31 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 
-def asgi_app(client: Handles) -> Callable[[Any, Receive, Send], Awaitable[None]]:
-    """A plain ASGI application, to be mounted under the path that QFPay was told."""
+class AsgiApp:
+    """What `asgi_app` makes; an object, since Starlette's `add_route` takes a function for a handler of requests."""
 
-    async def app(scope: Any, receive: Receive, send: Send) -> None:
+    def __init__(self, client: Handles) -> None:
+        self._client = client
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever the path; or take part in a server's lifespan."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
         elif scope["type"] == "http":
-            answer = await _asgi_answer(client, scope, receive)
+            answer = await _asgi_answer(self._client, scope, receive)
             if answer is not None:
                 await _send(send, *answer)
         else:
             await send({"type": "websocket.close", "code": 1003})
 
-    return app
+
+def asgi_app(client: Handles) -> AsgiApp:
+    """A plain ASGI application, for the path that QFPay was told: `app.add_route(path, asgi_app(client))`.
+
+    Where it is mounted instead (`app.mount`), Starlette answers the path without a slash at its end with a redirect,
+    which QFPay is not known to follow: tell QFPay the path with the slash then.
+    """
+    return AsgiApp(client)
 
 
 async def _asgi_answer(client: Handles, scope: Any, receive: Receive) -> tuple[int, str] | None:
