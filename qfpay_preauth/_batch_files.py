@@ -79,13 +79,13 @@ class RowFile:
         self.path = path
         self.format = format
         try:
+            if not stat.S_ISREG((mode := path.stat().st_mode)) and not stat.S_ISDIR(mode):
+                raise FileRefusedError(f"{path} is no regular file: rows are read twice, so save them to one first.")
             self._file: IO[bytes] = path.open("rb")
         except OSError as error:
             raise FileRefusedError(f"{path} cannot be read ({error.strerror}). Nothing was sent.") from error
         try:
             self._opened = os.fstat(self._file.fileno())
-            if not stat.S_ISREG(self._opened.st_mode):
-                raise FileRefusedError(f"{path} is not a file: rows are read twice, so save them to one first.")
             self._check_encoding()
         except BaseException:
             self._file.close()
@@ -251,12 +251,12 @@ def _malformed(error: Exception, first: int, last: int) -> RowProblem:
 
 
 def _unknown_column(name: str) -> str:
-    near = difflib.get_close_matches(name.strip().lower().replace(" ", "_"), COLUMNS, 1)
-    if near:
-        return f"there is no column {shown(name)}: did you mean {near[0]}?"
     other = next((sign for sign in (";", "\t", "|") if sign in name), None)
     if other is not None:
         return f"the columns are separated by {other!r}: save it with commas."
+    near = difflib.get_close_matches(name.strip().lower().replace(" ", "_"), COLUMNS, 1)
+    if near:
+        return f"there is no column {shown(name)}: did you mean {near[0]}?"
     return f"there is no column {shown(name)}. {_EXAMPLE}; also {', '.join(COLUMNS[len(REQUIRED) :])}."
 
 

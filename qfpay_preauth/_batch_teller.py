@@ -38,6 +38,8 @@ LIMITED_MAX = 5
 """How often a row is tried again that the gateway answered with 429, though the account waited."""
 NOT_SENT_MAX = 2
 """How often a row is tried again that did not reach the gateway."""
+LOOKS_MAX = 3
+"""How often evidence is looked for before the first row where the gateway does not let itself be asked."""
 _LOOK_FIRST_S, _LOOK_MAX_S = 0.25, 5.0
 
 Operate = Callable[..., Awaitable[Result]]
@@ -78,13 +80,15 @@ class Teller:
         """
         await self._client._desk()
         async for _ in self._client.in_doubt():
-            try:
-                await self._running.reconciler.end_doubts()
-            except (CredentialsRejectedError, LedgerUnavailableError):
-                raise
-            except PreauthError as error:
-                log.warning("no evidence could be read before the batch: %s", error.args[0])  # the doubts stay
-            return
+            for _ in range(LOOKS_MAX):
+                try:
+                    await self._running.reconciler.end_doubts()
+                    return
+                except (CredentialsRejectedError, LedgerUnavailableError):
+                    raise
+                except PreauthError as error:
+                    log.warning("no evidence could be read before the batch: %s", error.args[0])
+            return  # the doubts stay
 
     @property
     def _running(self) -> Running:

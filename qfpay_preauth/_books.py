@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from attrs import evolve
@@ -59,7 +59,7 @@ class BooksClient(ClientBase):
         out_trade_no: str | Sequence[str] = (),
         start: datetime | None = None,
         end: datetime | None = None,
-    ) -> AsyncIterator[Transaction]:
+    ) -> AsyncGenerator[Transaction, None]:
         """The gateway's own rows (QFPay, Transaction Enquiry), page by page and month by month, each syssn once.
 
         Args:
@@ -103,7 +103,7 @@ class BooksClient(ClientBase):
         await self._desk()
         return await self._ledger.entry(self.account, idempotency_key)
 
-    async def in_doubt(self) -> AsyncIterator[Doubt]:
+    async def in_doubt(self) -> AsyncGenerator[Doubt, None]:
         """Every entry whose outcome is not known, oldest first."""
         await self._desk()
         after: After | None = None
@@ -115,7 +115,7 @@ class BooksClient(ClientBase):
                 return
             after = After(found[-1].reserved_at, found[-1].idempotency_key)
 
-    async def expiring(self, within: timedelta) -> AsyncIterator[Expiring]:
+    async def expiring(self, within: timedelta) -> AsyncGenerator[Expiring, None]:
         """Holds whose capture window ends within `within` (or has ended) with money uncaptured or in doubt.
 
         The window is the one given at registration, else `Settings.default_capture_window`, else QFPay's usual 7 days;

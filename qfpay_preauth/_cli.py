@@ -11,7 +11,7 @@ from importlib import metadata
 
 from cyclopts import App, CycloptsError, Group
 
-from qfpay_preauth import _cli_demo, _cli_doctor, _cli_doubts, _cli_holds, _cli_money, _cli_sign
+from qfpay_preauth import _cli_demo, _cli_doctor, _cli_doubts, _cli_holds, _cli_money, _cli_run, _cli_sign
 from qfpay_preauth._cli_errors import error_object, exit_code_of, in_words
 from qfpay_preauth._cli_screen import EXIT_OK, FailedError, UsageError, emit_json_aside, fail, hush_stdout
 from qfpay_preauth.errors import PreauthError
@@ -42,7 +42,7 @@ app = App(
 )
 
 _GROUPS = {
-    "Move money": (_cli_money.capture, _cli_money.unfreeze, _cli_money.refund),
+    "Move money": (_cli_money.capture, _cli_money.unfreeze, _cli_money.refund, _cli_run.run),
     "Holds": (_cli_holds.intent, _cli_holds.register, _cli_holds.import_, _cli_holds.balance, _cli_holds.expiring),
     "The gateway's books": (_cli_holds.query, _cli_doubts.reconcile),
     "Doubts": (_cli_doubts.doubts, _cli_doubts.events, _cli_doubts.resolve),

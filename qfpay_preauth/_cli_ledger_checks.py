@@ -51,7 +51,7 @@ def _path_of(profile: Profile) -> Path | None:
 
 
 def _missing(profile: Profile, path: Path) -> Check:
-    if profile.environment == "production":
+    if profile.environment == "production" and not profile.ledger.endswith("mode=rwc"):
         advice = "Check the path; the first time, add ?mode=rwc to the URL and register a hold."
         return Check("ledger", Level.FAIL, f"there is no file {path}", advice)
     return Check("ledger", Level.WARN, f"there is no file {path} yet", "The first `qfpay-preauth register` makes it.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from attrs import frozen
@@ -39,6 +41,7 @@ Key = Annotated[
 Deadline = Annotated[float | None, Parameter(help="Seconds for the whole command; default: the setting.")]
 Patience = Annotated[float | None, Parameter(help="Seconds to look for evidence if the answer is lost.")]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _DONE = {
     Operation.CAPTURE: "Captured {money} of hold {of}: capture {own}",
     Operation.UNFREEZE: "Unfroze {money}, all that was left of hold {of}: unfreeze {own}",
@@ -172,23 +175,46 @@ async def _described(session: Session, deed: Deed) -> str:
 async def _perform(profile: Profile, options: Options, deed: Deed) -> int:
     async with opened(profile, options) as session:
         client = session.client
-        try:
-            result = await deed.run(client)
-        except asyncio.CancelledError:  # Ctrl-C
-            wait_s = profile.settings.timeout_total_s
-            say_aside(f"Interrupted: waiting at most {wait_s:g} s for what was sent (Ctrl-C again stops waiting).")
-            await _drain(client)
-            # the client is closed, its ledger is not
-            entry = await client._ledger.entry(client.account, deed.idempotency_key)
-            return _interrupted(session, deed, entry)
-        return _tell(session, deed, result)
+        with _interruptible() as again:
+            try:
+                result = await deed.run(client)
+            except asyncio.CancelledError:  # Ctrl-C
+                wait_s = profile.settings.timeout_total_s
+                say_aside(f"Interrupted: waiting at most {wait_s:g} s for what was sent (Ctrl-C again stops waiting).")
+                await _drain(client, again)
+                # the client is closed, its ledger is not
+                entry = await client._ledger.entry(client.account, deed.idempotency_key)
+                return _interrupted(session, deed, entry)
+            return _tell(session, deed, result)
 
 
-async def _drain(client: PreauthClient) -> None:
-    """Close the client: what was sent gets its answer, or, at a second Ctrl-C, is given up as in doubt."""
-    again = asyncio.Event()
-    with contextlib.suppress(NotImplementedError):  # Windows: there a second Ctrl-C ends the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, again.set)
+@contextmanager
+def _interruptible() -> Iterator[asyncio.Event]:
+    """The first Ctrl-C (or SIGTERM) cancels the current task, the second sets the event: neither ends the loop."""
+    loop, task, again = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    count = itertools.count(1)
+
+    def interrupt() -> None:
+        if next(count) > 1:
+            again.set()
+        elif task is not None:
+            task.cancel()
+
+    try:
+        for each in _SIGNALS:
+            loop.add_signal_handler(each, interrupt)
+    except NotImplementedError:  # Windows: asyncio cancels the task, and a second Ctrl-C ends the process
+        yield again
+        return
+    try:
+        yield again
+    finally:
+        for each in _SIGNALS:
+            loop.remove_signal_handler(each)
+
+
+async def _drain(client: PreauthClient, again: asyncio.Event) -> None:
+    """Close the client: what was sent gets its answer, or, once `again` is set, is given up as in doubt."""
     closing, told = asyncio.create_task(client.aclose()), asyncio.create_task(again.wait())
     await asyncio.wait((closing, told), return_when=asyncio.FIRST_COMPLETED)
     told.cancel()

@@ -79,7 +79,7 @@ async def _watch_table(session: Session, every_s: float) -> None:
 
 def _table(session: Session, found: Found, problem: str) -> Group:
     table = Table(box=None, pad_edge=False)
-    for heading in ("age", "operation", "amount", "key", "on", "to do"):
+    for heading in ("age", "operation", "amount", "key", "on", "needs"):
         table.add_column(heading, overflow="fold")
     for _, doubt in found:
         table.add_row(
@@ -88,10 +88,10 @@ def _table(session: Session, found: Found, problem: str) -> Group:
             session.money(doubt.amount, doubt.currency),
             Text(shown(doubt.idempotency_key)),
             Text(shown(doubt.syssn)),
-            Text(shown(doubt.seen if doubt.needs_attention else "reconcile, or the same key again")),
+            "a person" if doubt.needs_attention else "reconcile",
             style="bold" if doubt.needs_attention else "",
         )
-    says = f"{len(found)} in doubt. Ctrl-C ends the watch."
+    says = f"{len(found)} in doubt. Ctrl-C ends the watch; `doubts` and `events KEY` say more."
     return Group(*([table] if found else []), Text(says, "dim"), *([Text(shown(problem), "red")] if problem else []))
 
 

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 TEXT_LENGTH_MAX = 500
 
 _CARD_NAME = re.compile(r"card|pan\b|cvv|cvc|cvn|holder|track2|userid|account_?no", re.IGNORECASE)
-_DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
+_DIGITS = re.compile(r"\d(?<!\d\d)(?<!\d[ -]\d)(?:[ -]?+\d){12,}+")  # only tried where a run of digits begins
+_DIGITS_MIN = 13  # no shorter text holds a card number
 _DEPTH_MAX = 8  # nothing that QFPay sends is nested deeper
 _GROUP = re.compile(r"\d+")
 _CARD_LENGTHS = range(13, 20)  # ISO/IEC 7812: 13 to 19 digits
@@ -24,7 +25,7 @@ def read_object(body: bytes) -> dict[str, Any] | None:
     Python, nested too deep. A value that two parsers could read differently is not evidence about money.
     """
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        value = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -46,6 +47,9 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _refuse(text)
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
 def text_of(value: object) -> str:
     """A field as text: text itself, an int in digits; "" for absent, null, and every other type."""
     if isinstance(value, str):
@@ -65,32 +69,47 @@ def clean(text: str) -> str:
 
 def masked(text: str) -> str:
     """`clean` text in which whatever looks like a card number (13 to 19 digits, Luhn) is starred out."""
+    if len(text) < _DIGITS_MIN:
+        return _printable(text)
     beyond = TEXT_LENGTH_MAX + 40  # a card number at the cut is seen whole
     return _DIGITS.sub(_mask, _printable(text[:beyond]))[:TEXT_LENGTH_MAX]
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     kept = text.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() else " " for c in kept)
 
 
-def redacted(fields: Mapping[str, Any], ids: frozenset[str]) -> dict[str, Any]:
-    """The fields as they came, less those that name a card, and masked but for the fields in `ids`."""
-    return {
-        masked(name): _kept(value, is_id=name in ids) for name, value in fields.items() if not _CARD_NAME.search(name)
-    }
+def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The fields as they came, less those that name a card, and masked but for the fields in `ids`.
+
+    `plain` are names that are known to name no card: they need not be looked at again and again.
+    """
+    kept = {}
+    for name, value in fields.items():
+        shown = name if name in plain else _kept_name(name)
+        if shown is not None:
+            kept[shown] = _kept(value, is_id=name in ids)
+    return kept
+
+
+def _kept_name(name: str) -> str | None:
+    """A field's name as it is kept, or None where it names a card."""
+    return None if _CARD_NAME.search(name) else masked(name)
 
 
 def _kept(value: Any, *, is_id: bool = False, depth: int = 0) -> Any:
+    if isinstance(value, str):
+        return clean(value) if is_id else masked(value)
     if isinstance(value, dict | list) and depth == _DEPTH_MAX:
         return None
     if isinstance(value, dict):
-        inner = {name: each for name, each in value.items() if not _CARD_NAME.search(name)}
-        return {masked(name): _kept(each, depth=depth + 1) for name, each in inner.items()}
+        inner = [(kept, each) for name, each in value.items() if (kept := _kept_name(name)) is not None]
+        return {name: _kept(each, depth=depth + 1) for name, each in inner}
     if isinstance(value, list):
         return [_kept(each, depth=depth + 1) for each in value]
-    if isinstance(value, str):
-        return clean(value) if is_id else masked(value)
     if value is None or is_id or isinstance(value, bool):
         return value
     text = masked(str(value))  # a number can be a card number too

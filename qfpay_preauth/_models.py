@@ -429,8 +429,9 @@ class Discrepancy:
 class Listing:
     """What the gateway showed of `since` and later, when it was last read at `read_at`.
 
-    `stable`: every page of every month was read, and reading again gave the same. `whole`: no ids and no earlier end
-    narrowed it. Only a listing that is both can show that something is absent, or that exactly one row fits.
+    `stable`: every page of every month was read, and reading again gave the same and what was new. `whole`: no ids
+    and no earlier end narrowed it. Only a listing that is both can show that something is absent, or that exactly one
+    row fits.
     """
 
     rows: tuple[Transaction, ...]

@@ -213,7 +213,10 @@ def anchored(ledger: str, folder: Path) -> str:
 
 def existing(ledger: str) -> str:
     """The same ledger, but never made new: a wrong path is an error, not an empty ledger."""
-    return f"{ledger}?mode=rw" if ledger.startswith("sqlite:///") and "?" not in ledger else ledger
+    if not ledger.startswith("sqlite:///"):
+        return ledger
+    path, _, query = ledger.partition("?")
+    return ledger if query not in ("", "mode=rwc") else f"{path}?mode=rw"
 
 
 def is_missing(ledger: str) -> bool:

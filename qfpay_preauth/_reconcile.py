@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from attrs import define, field, frozen
 
-from qfpay_preauth import _enquiry
+from qfpay_preauth import _enquiry, _wire
 from qfpay_preauth._calls import Call
 from qfpay_preauth._events import move_event
 from qfpay_preauth._findings import MARGIN, UNSURE
@@ -30,7 +30,6 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._operations import Desk
 from qfpay_preauth._turnstile import Turnstile
-from qfpay_preauth._wire import PAGE_SIZE
 from qfpay_preauth.errors import PreauthError
 from qfpay_preauth.ledger import After
 
@@ -70,7 +69,7 @@ class Reader:
             window = (since, until or read_at + AHEAD)
             rows = [row async for row in _enquiry.transactions(self.page, self.desk.sender, syssn, number, window)]
             # fewer rows than a page holds were one page each: nothing could shift between pages
-            stable = len(rows) < PAGE_SIZE or (before is not None and _agree(*before, rows))
+            stable = len(rows) < _wire.PAGE_SIZE or (before is not None and _agree(*before, rows))
             if stable:
                 break
             before = read_at, rows

@@ -161,9 +161,9 @@ def from_text(text: str | None) -> Windows:
     return Windows(tuple(map(tuple, spent)), tuple(map(tuple, blocks)), parked_until, drawn)
 
 
-def exchanged_text(text: str | None, claim: Claim) -> tuple[str | None, Grant]:
+def exchanged_text(text: str | None, claim: Claim, now_s: float) -> tuple[str | None, Grant]:
     """One exchange on the ledger's line, where its processes read one clock: the new line, or None where it stays."""
-    now_ms = int(claim.now() * 1000)
+    now_ms = int(now_s * 1000)
     windows, grant = exchanged(from_text(text), claim, now_ms, math.ceil(claim.spent_at * 1000))
     says = claim.spent or claim.returned or claim.park_s or grant.permits
     return to_text(windows) if says else None, grant

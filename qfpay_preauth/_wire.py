@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from attrs import frozen
 
@@ -43,7 +44,16 @@ PAGE_SIZE = 100  # QFPay, Transaction Enquiry: page_size at most 100
 _IDS = frozenset(
     ["syssn", "orig_syssn", "origssn", "out_trade_no", "orig_out_trade_no", "chnlsn", "chnlsn2", "payment_intent"]
 )
+_PLAIN = _IDS | frozenset(
+    [
+        *("sysdtm", "paydtm", "txdtm", "udid", "txcurrcd", "txamt", "respcd", "resperr", "respmsg", "errmsg", "cancel"),
+        *("pay_type", "order_type", "notify_type", "status", "clisn", "goods_name", "goods_info", "mchid"),
+        *("cash_fee", "cash_fee_type", "cash_refund_fee", "cash_refund_fee_type", "exchange_rate", "intent_expiry"),
+    ]
+)
+"""Names that QFPay documents, and that name no card."""
 _TIME = "%Y-%m-%d %H:%M:%S"
+_TIME_READ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")  # as documented, and nothing laxer
 
 
 # ------------------------------------------------------------------------------------------------ requests
@@ -116,7 +126,12 @@ class Sender:
         """QFPay, Signature Generation: raw values are signed, the body carries the same text percent-encoded."""
         params = {**params, **self._extra}
         headers = {**self._headers, "X-QF-SIGN": self._signer.sign(params)}
-        return SignedRequest(path, headers, urlencode(params).encode("ascii"))
+        body = "&".join([f"{name}={_quoted(value)}" for name, value in params.items()])
+        return SignedRequest(path, headers, body.encode("ascii"))
+
+
+def _quoted(value: str) -> str:
+    return value if value.isalnum() and value.isascii() else quote_plus(value)
 
 
 def gateway_time(moment: datetime) -> str:
@@ -188,7 +203,7 @@ def _known(fields: dict[str, Any], code: str) -> dict[str, Any]:
         "code": _short(code),
         "message": _message(fields),
         "system_time": read_time(fields.get("sysdtm")),
-        "raw": redacted(fields, _IDS),
+        "raw": redacted(fields, _IDS, _PLAIN),
     }
 
 
@@ -243,8 +258,11 @@ def _declined(code: str, kind: CodeClass, known: dict[str, Any]) -> Verdict:
 
 def read_time(value: object) -> datetime | None:
     """QFPay's `sysdtm`: UTC+8 without a zone; None where it is not a time of this century."""
+    text = text_of(value)
+    if not _TIME_READ.fullmatch(text):
+        return None
     try:
-        moment = datetime.strptime(text_of(value), _TIME).replace(tzinfo=GATEWAY_TZ)
+        moment = datetime.fromisoformat(f"{text}+08:00")
     except ValueError:
         return None
     return moment if 2000 <= moment.year < 2100 else None
@@ -293,7 +311,7 @@ def _transaction(row: dict[str, Any]) -> Transaction:
         message=masked(text("errmsg", "respmsg", "resperr") or "") or None,
         cancel=masked(text("cancel") or "")[:8] or None,
         system_time=read_time(row.get("sysdtm")),
-        raw=redacted(row, _IDS),
+        raw=redacted(row, _IDS, _PLAIN),
         unreadable=(not is_empty(row.get("txamt")) and _amount(amount) is None)
         or any(not is_empty(row.get(name)) and not text(name) for name in ("txcurrcd", "origssn", "orig_syssn")),
     )
@@ -326,7 +344,7 @@ def read_intent(fields: dict[str, Any], wish: IntentRequest) -> PaymentIntent | 
     if not intent:
         return None
     expiry = read_time(fields.get("intent_expiry"))
-    return PaymentIntent(intent, expiry, wish.out_trade_no, wish.amount, wish.currency, raw=redacted(fields, _IDS))
+    return PaymentIntent(intent, expiry, wish.out_trade_no, wish.amount, wish.currency, raw=redacted(fields, _IDS, _PLAIN))
 
 
 def month_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

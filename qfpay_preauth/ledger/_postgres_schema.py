@@ -21,7 +21,7 @@ CREATE TABLE "{schema}".migrations (
 )"""
 _FOUND = """
 SELECT current_setting('server_encoding'), has_schema_privilege(n.oid, 'USAGE'),
-    to_regclass(quote_ident(n.nspname) || '.migrations'),
+    CASE WHEN has_schema_privilege(n.oid, 'USAGE') THEN to_regclass(quote_ident(n.nspname) || '.migrations') END,
     (SELECT count(*) FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid)
 FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1"""
 

@@ -227,7 +227,7 @@ def books(tx: Transaction, account: str, syssn: str) -> Books | None:
 
 def draw(tx: Transaction, claim: Claim) -> Grant:
     """See Ledger.draw."""
-    state, grant = exchanged_text(tx.get_windows(claim.name), claim)
+    state, grant = exchanged_text(tx.get_windows(claim.name), claim, claim.now())
     if state is not None:
         tx.put_windows(claim.name, state)
     return grant

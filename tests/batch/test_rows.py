@@ -30,6 +30,7 @@ from qfpay_preauth import (
 from qfpay_preauth._batch_rows import failed, judged, read_row, stops
 
 GOOD: dict[str, Any] = {"idempotency_key": "order-17/parcel-1", "syssn": "20260101180500020000014079", "amount": "500"}
+FULL_WIDTH, ARABIC = "\uff15\uff10\uff10", "\u0665\u0660\u0660"
 FULL = {**GOOD, "currency": "HKD", "out_trade_no": "ORDER-17", "authorized_amount": "50000"}
 
 
@@ -87,8 +88,8 @@ def test_only_an_unfreeze_may_leave_the_amount_out(given: dict[str, Any]) -> Non
             "1e3",
             " 500",
             "500 ",
-            "５００",
-            "٥٠٠",
+            FULL_WIDTH,
+            ARABIC,
             "-5",
             "+5",
             "0",

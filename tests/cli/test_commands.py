@@ -16,7 +16,12 @@ import pytest
 
 from .kit import COMMAND, environment, one_line, run
 
-COMMANDS = ("demo", "simulate", "sign", "verify")
+COMMANDS = (
+    *("demo", "simulate", "sign", "verify", "doctor"),
+    *("capture", "unfreeze", "refund", "run"),
+    *("intent", "register", "import", "balance", "expiring"),
+    *("query", "reconcile", "doubts", "events", "resolve"),
+)
 
 BLOCKED = """
 import sys
@@ -53,14 +58,15 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
         done = run(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert all(command in done.stdout for command in COMMANDS)
-        assert all(f" {code} " in done.stdout for code in (0, 1, 2, 130))
+        assert all(f" {code}: " in done.stdout for code in (0, 1, 2, 3, 4, 130))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_an_example(command: str) -> None:
-    """`--help` shows one line that can be copied."""
+    """`--help` shows one line that can be copied, and every command speaks JSON."""
     done = run(command, "--help")
     assert done.returncode == 0
+    assert "--json" in done.stdout
     assert f"Example: qfpay-preauth {command}" in " ".join(done.stdout.split())
 
 
@@ -88,6 +94,21 @@ def test_version() -> None:
     """`--version` is one line."""
     done = run("--version")
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "names"),
+    [
+        (("demo", "--captures", "8"), 0, {"ok", "lines", "doubts", "checks"}),
+        (("sign", "a=1"), 0, {"signing_string", "algorithm", "signature", "headers"}),
+        (("verify", "0" * 64, "a=1"), 1, {"matches", "summary", "expected", "fixes", "signing_string"}),
+    ],
+)
+def test_the_trial_commands_as_json(arguments: tuple[str, ...], code: int, names: set[str]) -> None:
+    """One object with all that the words say."""
+    done = run(*arguments, "--json", env={"QFPAY_CLIENT_KEY": "MADE_UP"})
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (code, "", 1)
+    assert names <= set(json.loads(done.stdout))
 
 
 # ------------------------------------------------------------------------------------------------ simulate
@@ -144,3 +165,25 @@ def test_a_taken_port_is_one_line() -> None:
     assert done.returncode == 2
     assert "give another --port" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_simulate_as_json() -> None:
+    """One object with where it is and its made-up credentials; then it serves."""
+    process = subprocess.Popen(
+        [*COMMAND, "simulate", "--port", "0", "--json"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        assert process.stdout is not None
+        named = json.loads(process.stdout.readline())
+        assert (named["app_code"], named["mchid"]) == ("SIMULATED_APP_CODE", None)
+        with urllib.request.urlopen(f"{named['url']}/_sim/books", timeout=10) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        process.communicate()

@@ -131,6 +131,8 @@ def test_a_ledger_that_is_not_there(shop: Shop) -> None:
     code, level, _ = levels(shop)
     assert (code, level["ledger"]) == (1, "fail")
     assert level["credentials of SIMULATED_APP_CODE"] == "ok"
+    shop.env["QFPAY_LEDGER"] += "?mode=rwc"
+    assert levels(shop)[1]["ledger"] == "warn"
     assert not (shop.folder / "ledger.db").exists()
 
 

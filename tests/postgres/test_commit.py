@@ -13,7 +13,7 @@ from qfpay_preauth.ledger import Reserved, _postgres_lane
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 
-from .kit import drop_schema, new_schema, sql, url_of
+from .kit import drop_schema, new_schema, sql, until, url_of
 from .proxy import Cut, Proxy, proxied
 from .server import Server
 
@@ -125,9 +125,7 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(through: tuple[Pro
         assert lane._writer == writer
         judging = asyncio.create_task(lane._read_mark())
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%writers%'"
-        async with asyncio.timeout(10):
-            while not await beside.fetchval(waiting):
-                await asyncio.sleep(0.01)
+        await until(lambda: beside.fetchval(waiting))
         assert not judging.done()
         await old.execute("COMMIT")
         assert await judging == "new"

@@ -32,8 +32,8 @@ async def _relations(server: Server, schema: str) -> list[str]:
         return [name for (name,) in await connection.fetch(query, f'"{schema}"')]
 
 
-async def _opened(url: str, environment: str = "sandbox", **more: bool) -> PostgresLedger:
-    ledger = PostgresLedger(url, **more)
+async def _opened(url: str, environment: str = "sandbox", *, migrate: bool = False) -> PostgresLedger:
+    ledger = PostgresLedger(url, migrate=migrate)
     await ledger.open(environment)
     return ledger
 
@@ -219,11 +219,11 @@ def test_other_schema_names_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("url", "rest", "where"),
     [
-        ("postgresql://u:pw@h:1/d?schema=s&sslmode=require&migrate=true", "postgresql://u:pw@h:1/d?sslmode=require", "h:1/d"),
+        ("postgresql://u:pw@h:1/d?schema=s&ssl=on&migrate=true", "postgresql://u:pw@h:1/d?ssl=on", "h:1/d"),
         ("postgresql://h/d", "postgresql://h/d", "h/d"),
         ("postgresql:///d?host=/tmp&user=u&password=pw", "postgresql:///d?host=%2Ftmp&user=u&password=pw", "/d"),
         ("postgresql://u:p@w@h/d", "postgresql://u:p@w@h/d", "h/d"),
-        ("postgresql://u:p?w@h/d", "postgresql://u:p?w@h%2Fd=", "…"),
+        ("postgresql://u:p?w@h/d", "postgresql://u:p?w%40h%2Fd=", "…"),
     ],
 )  # fmt: skip
 def test_our_options_are_stripped(url: str, rest: str, where: str) -> None:
@@ -249,7 +249,7 @@ def test_without_asyncpg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         ledger_from("postgresql://h/d")
 
 
-# ------------------------------------------------------------------------------------------------ no server, no password
+# ------------------------------------------------------------------------------------------------ no password
 
 
 def _free_port() -> int:

@@ -36,7 +36,7 @@ class Waiting:
         if self.broken:
             raise LedgerUnavailableError("the disk is full")
         self.draws += 1
-        line, grant = exchanged_text(self.line, claim)
+        line, grant = exchanged_text(self.line, claim, claim.now())
         self.line = self.line if line is None else line
         return grant
 
@@ -140,7 +140,7 @@ async def test_a_park_reaches_the_other_processes(monkeypatch: pytest.MonkeyPatc
     permit.give_back()
     await turns(5)
     other = Claim("gateway#M1", 50, 100, 1, lambda: waiting.now_s)
-    assert exchanged_text(waiting.line, other)[1].wait_s == pytest.approx(20.0, abs=0.01)
+    assert exchanged_text(waiting.line, other, waiting.now_s)[1].wait_s == pytest.approx(20.0, abs=0.01)
     await waiting.turnstile.close()
 
 
@@ -153,11 +153,12 @@ async def test_a_batch_leaves_room_for_people_in_other_processes(monkeypatch: py
     with pytest.raises(RateLimitedError):
         await waiting.turnstile.permit(waiting.now_s + 0.1, Lane.BATCH)
     other = Claim("gateway#M1", 100, 200, 9, lambda: waiting.now_s)
-    assert exchanged_text(waiting.line, other)[1].permits == 5
+    assert exchanged_text(waiting.line, other, waiting.now_s)[1].permits == 5
     for permit in permits:
         permit.give_back()
     await waiting.turnstile.close()
-    assert exchanged_text(waiting.line, Claim("gateway#M1", 100, 200, 999, lambda: waiting.now_s))[1].permits == 100
+    everything = Claim("gateway#M1", 100, 200, 999, lambda: waiting.now_s)
+    assert exchanged_text(waiting.line, everything, waiting.now_s)[1].permits == 100
 
 
 async def test_who_cannot_ask_the_ledger_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

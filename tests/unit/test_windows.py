@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,9 +89,9 @@ def test_a_clock_that_began_anew_blocks_nobody() -> None:
 
 def test_a_claim_that_changes_nothing_writes_nothing() -> None:
     """Asking in vain costs the ledger no write."""
-    text, _ = exchanged_text(None, claim(3, now=lambda: 1.0))
+    text, _ = exchanged_text(None, claim(3), 1.0)
     assert text is not None
-    assert exchanged_text(text, claim(3, now=lambda: 1.1))[0] is None
+    assert exchanged_text(text, claim(3), 1.1)[0] is None
 
 
 _amounts = st.integers(0, 10**9)
