@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_type
@@ -97,7 +97,7 @@ async def prepared(client: PreauthClient, at: datetime, window: timedelta) -> No
 async def looked_up(client: PreauthClient, at: datetime) -> None:
     """What only reads."""
     rows = client.query(syssn=["S1", "S2"], out_trade_no="ORDER-17", start=at, end=None)
-    assert_type(rows, AsyncIterator[Transaction])
+    assert_type(rows, AsyncGenerator[Transaction, None])
     async for row in client.query(syssn="S1"):
         assert_type(row.amount, int | None)
         assert_type(row.code, str | None)

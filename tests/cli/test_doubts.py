@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
+import attrs
 import pytest
 
+from qfpay_preauth import Discrepancy, DiscrepancyKind, _cli_doubts
+from qfpay_preauth._cli_session import Session
 from qfpay_preauth._cli_watch import age
+from qfpay_preauth._models import Movement, ReconcileReport
 
 from .kit import Shop
+
+DIFFERENCE = Discrepancy(DiscrepancyKind.MISSING_HERE, None, "S-1", None, "nothing", "capture of 500")
 
 
 def test_doubts_are_listed(shop: Shop) -> None:
@@ -170,15 +178,38 @@ def test_reconcile_with_differences(shop: Shop) -> None:
     assert {"kind", "ours", "theirs"} <= set(report["discrepancies"][0])
 
 
-def test_reconcile_of_an_unstable_gateway(shop: Shop) -> None:
-    """It could not be read as a whole: it says so, exit code 1."""
-    for number in range(101):
-        shop.do(lambda gateway, number=number: gateway.hold(500, out_trade_no=f"FOREIGN-{number}"))  # type: ignore[misc]
-    shop.hold()
-    shop.fault("shifted", "query", times=None)
-    done = shop("reconcile")
-    assert "could not be read as a whole" in done.out
-    assert done.code == 1
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({}, 0),
+        ({"complete": False}, 1),
+        ({"complete": False, "discrepancies": (DIFFERENCE,)}, 3),
+        ({"discrepancies": (DIFFERENCE,), "in_doubt": 1}, 4),
+    ],
+)
+def test_the_exit_code_of_a_report(given: dict[str, Any], code: int) -> None:
+    """What is worst counts: doubts, then differences, then a gateway that could not be read as a whole."""
+    report = attrs.evolve(ReconcileReport((), (), (), 0, 0, 0, 0, complete=True), **given)
+    assert _cli_doubts._code_of(report) == code
+
+
+def test_a_report_in_words() -> None:
+    """Differences with both sides, movements made elsewhere, and that absence proves nothing where a part was not read."""
+    movement = Movement("A", "M-1", "capture", "H-1", 500)
+    report = ReconcileReport((), (DIFFERENCE,), (movement,), 3, 2, 1, 4, complete=False)
+    words = "\n".join(
+        _cli_doubts._report_lines(cast(Session, SimpleNamespace(clients={"hk": 1, "sg": 2})), "hk", report)
+    )
+    for each in (
+        "Account hk:",
+        "3 executed operations confirmed, 0 doubts ended.",
+        "made elsewhere: capture of 500 on H-1 (M-1)",
+        "DIFFERENCE missing_here S-1: ours nothing; the gateway's capture of 500",
+        "4 notifications fit nothing",
+        "2 still in doubt, 1 of them need a person",
+        "could not be read as a whole: absence proves nothing",
+    ):
+        assert each in words
 
 
 def test_reconcile_without_a_gateway(shop: Shop) -> None:

@@ -20,10 +20,8 @@ from qfpay_preauth._windows import (
 )
 
 
-def claim(
-    wanted: int = 1, *, per_second: int = 3, per_minute: int = 5, now: Callable[[], float] = lambda: 0.0
-) -> Claim:
-    return Claim("gateway#M1", per_second, per_minute, wanted, now)
+def claim(wanted: int = 1, *, per_second: int = 3, per_minute: int = 5) -> Claim:
+    return Claim("gateway#M1", per_second, per_minute, wanted, lambda: 0.0)
 
 
 def most_in_any(window_ms: int, sent_ms: list[int]) -> int:
