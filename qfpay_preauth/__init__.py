@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Entry,
         Event,
         Expiring,
+        Movement,
         Notification,
         Operation,
         PaymentIntent,
@@ -62,8 +63,8 @@ _ROOMS = {
     "_client": "PreauthClient",
     "_events": "CallEvent",
     "_models": (
-        "Authorization Balance Capture Discrepancy DiscrepancyKind Doubt Entry Event Expiring Notification Operation "
-        "PaymentIntent ReconcileReport Refund State Transaction Unfreeze Why"
+        "Authorization Balance Capture Discrepancy DiscrepancyKind Doubt Entry Event Expiring Movement Notification "
+        "Operation PaymentIntent ReconcileReport Refund State Transaction Unfreeze Why"
     ),
     "_money": "minor_units",
     "_settings": "Credentials Settings",
@@ -105,6 +106,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerUnavailableError",
+    "Movement",
     "NotSentError",
     "Notification",
     "Operation",

@@ -20,6 +20,7 @@ from qfpay_preauth._models import (
     Event,
     Expiring,
     Judgement,
+    Movement,
     Notification,
     Observed,
     ReconcileReport,
@@ -102,6 +103,18 @@ class BooksClient(ClientBase):
         _checks.check_key(idempotency_key)
         await self._desk()
         return await self._ledger.entry(self.account, idempotency_key)
+
+    async def history(self, idempotency_key: str) -> Sequence[Event]:
+        """Everything that happened to the entry under a key, oldest first; empty where there is none."""
+        _checks.check_key(idempotency_key)
+        await self._desk()
+        return await self._ledger.events(self.account, idempotency_key)
+
+    async def movement(self, syssn: str) -> Movement | None:
+        """What one of the gateway's transaction ids is in our books (a hold, a capture …), and whose; None: nobody's."""
+        _checks.check_id("syssn", syssn)
+        await self._desk()
+        return await self._ledger.movement(self.account, syssn)
 
     async def in_doubt(self) -> AsyncGenerator[Doubt, None]:
         """Every entry whose outcome is not known, oldest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_type
@@ -16,10 +16,12 @@ from qfpay_preauth import (
     DeclinedError,
     Doubt,
     Entry,
+    Event,
     GatewayError,
     InvalidRequestError,
     Ledger,
     LedgerUnavailableError,
+    Movement,
     Operation,
     Outcome,
     OutcomeUnknownError,
@@ -110,6 +112,8 @@ async def looked_up(client: PreauthClient, at: datetime) -> None:
         assert_type(entry.state, State)
         assert_type(entry.operation, Operation)
         assert_type(entry.why, Why | None)
+    assert_type(await client.history("order-17/parcel-1"), Sequence[Event])
+    assert_type(await client.movement("C1"), Movement | None)
     async for doubt in client.in_doubt():
         assert_type(doubt, Doubt)
         assert_type(doubt.since, datetime)

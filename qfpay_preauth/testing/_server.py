@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from email.utils import formatdate
 from http import HTTPStatus
 
 import attrs
@@ -287,6 +288,8 @@ def _head_bytes(answer: Answer, close: bool) -> bytes:
         reason = "Unknown"
     lines = [f"HTTP/1.1 {answer.status} {reason}", f"Content-Length: {len(answer.body)}"]
     lines += [f"{name}: {value}" for name, value in answer.headers]
+    if not any(name.lower() == "date" for name, _ in answer.headers):
+        lines.append(f"Date: {formatdate(usegmt=True)}")  # RFC 9110, 6.6.1
     lines.append(f"Connection: {'close' if close else 'keep-alive'}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

@@ -362,3 +362,29 @@ def test_minor_units() -> None:
             minor_units(amount, "HKD")  # type: ignore[arg-type]
     with pytest.raises(InvalidRequestError, match="JPY"):
         minor_units(500, "JPY")
+
+
+async def test_the_history_of_a_key_and_the_owner_of_a_syssn(client: PreauthClient, qfpay_gateway: Gateway) -> None:
+    """What happened under a key, oldest first; and what a syssn is to us: a hold, that key's capture, or nobody's."""
+    syssn = await registered(client, qfpay_gateway)
+    capture = await client.capture(syssn, 1_000, idempotency_key="k")
+    assert [(each.kind, each.to_state) for each in await client.history("k")] == [
+        ("capture", State.HELD),
+        ("capture", State.EXECUTED),
+    ]
+    assert await client.history("another") == ()
+    hold, taken = await client.movement(syssn), await client.movement(str(capture.syssn))
+    assert hold is not None
+    assert taken is not None
+    assert (hold.kind, taken.kind, taken.authorization, taken.idempotency_key) == (
+        "authorization",
+        "capture",
+        syssn,
+        "k",
+    )
+    assert await client.movement("20260101000000000000000001") is None
+    for bad in ("", None, 5):
+        with pytest.raises(InvalidRequestError):
+            await client.history(bad)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError):
+            await client.movement(bad)  # type: ignore[arg-type]
