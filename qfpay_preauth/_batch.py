@@ -202,9 +202,11 @@ class Batch:
             ended = await turn.perform(turn)
             if isinstance(ended, Later) and not self._stopped:
                 turn = self._defer(turn, ended) or await self._next()
-            else:
-                await self._tell(ended.otherwise if isinstance(ended, Later) else ended)
-                turn = self._follow(turn) or await self._next()
+                continue
+            await self._tell(ended.otherwise if isinstance(ended, Later) else ended)
+            if self._stopped:
+                return  # what waits behind it is not begun
+            turn = self._follow(turn) or await self._next()
 
     async def _tell(self, outcome: BatchOutcome) -> None:
         if stops(outcome.error):

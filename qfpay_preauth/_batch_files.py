@@ -79,7 +79,7 @@ class RowFile:
         self.path = path
         self.format = format
         try:
-            if not stat.S_ISREG((mode := path.stat().st_mode)) and not stat.S_ISDIR(mode):
+            if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
                 raise FileRefusedError(f"{path} is no regular file: rows are read twice, so save them to one first.")
             self._file: IO[bytes] = path.open("rb")
         except OSError as error:

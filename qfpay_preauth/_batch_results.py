@@ -76,12 +76,27 @@ class ResultsFile:
 
     def line_of(self, outcome: BatchOutcome) -> str:
         """The line of an outcome, with its end."""
-        cells = _cells(outcome, self._words)
+        cells = self.cells_of(outcome)
         if self._format == "jsonl":
             return json.dumps(cells) + "\n"
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerow([_safe(cells[name]) for name in COLUMNS])
         return buffer.getvalue()
+
+    def cells_of(self, outcome: BatchOutcome) -> dict[str, Any]:
+        """Column → value, in the columns' order."""
+        given = outcome.given if outcome.row is None and isinstance(outcome.given, Mapping) else {}
+        return {
+            "line": outcome.line,
+            "idempotency_key": outcome.idempotency_key or _shown(given.get("idempotency_key")),
+            "operation": outcome.operation or _shown(given.get("operation")),
+            "syssn": outcome.syssn or _shown(given.get("syssn")),
+            "amount": _shown(given.get("amount")) if outcome.amount is None else outcome.amount,
+            "outcome": outcome.outcome,
+            "result_syssn": outcome.result_syssn,
+            "code": outcome.code,
+            "message": self._words(outcome.message),
+        }
 
     def _append(self, line: bytes) -> None:
         left = memoryview(line)
@@ -181,21 +196,6 @@ def _lock(file: int, path: Path) -> None:
         raise FileRefusedError(f"Another run is writing to {path}: {_ELSEWHERE}") from error
     except OSError:
         return  # a device, or a file system without locks
-
-
-def _cells(outcome: BatchOutcome, words: Callable[[str], str]) -> dict[str, Any]:
-    given = outcome.given if outcome.row is None and isinstance(outcome.given, Mapping) else {}
-    return {
-        "line": outcome.line,
-        "idempotency_key": outcome.idempotency_key or _shown(given.get("idempotency_key")),
-        "operation": outcome.operation or _shown(given.get("operation")),
-        "syssn": outcome.syssn or _shown(given.get("syssn")),
-        "amount": _shown(given.get("amount")) if outcome.amount is None else outcome.amount,
-        "outcome": outcome.outcome,
-        "result_syssn": outcome.result_syssn,
-        "code": outcome.code,
-        "message": words(outcome.message),
-    }
 
 
 def _shown(value: object) -> str | None:

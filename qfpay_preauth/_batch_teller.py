@@ -71,6 +71,7 @@ class Teller:
         self._register = register
         self._timing = timing
         self._group = group
+        self._called_off = False
 
     async def look_first(self) -> None:
         """Look for evidence about what is in doubt from before, so that this run starts with what can be known.
@@ -99,6 +100,7 @@ class Teller:
 
     def call_off(self) -> None:
         """Send nothing more of this batch."""
+        self._called_off = True
         if self._client._running is not None:
             self._client._running.calls.call_off(self._group)
 
@@ -116,6 +118,8 @@ class Teller:
                 await self._register(row.syssn, row.authorized_amount, row.currency, out_trade_no=row.out_trade_no)
             elif row.currency is not None or row.out_trade_no is not None:
                 await self._compare(row)
+            if self._called_off:
+                raise NotSentError("The batch stopped before this row was sent.", advice="Run it again as it is.")
             result = await self._operate(
                 row.operation, row.syssn, row.amount, row.idempotency_key, *self._timing, Lane.BATCH, self._group
             )

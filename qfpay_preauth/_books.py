@@ -111,7 +111,7 @@ class BooksClient(ClientBase):
         return await self._ledger.events(self.account, idempotency_key)
 
     async def movement(self, syssn: str) -> Movement | None:
-        """What one of the gateway's transaction ids is in our books (a hold, a capture …), and whose; None: nobody's."""
+        """What a transaction id of the gateway is in our books (a hold, a capture …), and whose; None: nobody's."""
         _checks.check_id("syssn", syssn)
         await self._desk()
         return await self._ledger.movement(self.account, syssn)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Coroutine
-from contextlib import asynccontextmanager
+from collections import deque
+from collections.abc import Awaitable, Coroutine
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from qfpay_preauth._windows import Lane
@@ -74,12 +75,13 @@ class Calls:
 
     async def run(self, call: Call, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` in a task of its own and wait for it; if the waiting is cancelled, the work decides itself."""
-        task: asyncio.Task[T] = asyncio.create_task(work)
-        call.task = task
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        call.task = task = loop.create_task(work)
         self._live[task] = call
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, ended))
         try:
-            await asyncio.wait((task,))
+            await ended
         except asyncio.CancelledError:
             call.abandon()
             raise
@@ -94,10 +96,12 @@ class Calls:
             if call.group is group:
                 call.abandon()
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, ended: asyncio.Future[None], task: asyncio.Task[Any]) -> None:
         del self._live[task]
         if not task.cancelled():
             task.exception()  # seen here, for the case that its caller left
+        if not ended.done():
+            ended.set_result(None)
 
     async def drain(self, patience_s: float) -> None:
         """Let all calls end; after `patience_s` call off the rest: what was sent is then concluded as in doubt."""
@@ -113,35 +117,42 @@ class Queues:
     """One queue per name: writes on one authorization run one after another, in the order they came."""
 
     def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, list[None]]] = {}
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}
 
-    @asynccontextmanager
-    async def turn(self, name: str, wait_s: float) -> AsyncIterator[None]:
-        """Hold the turn of `name`.
+    def enter(self, name: str) -> bool:
+        """Take the turn of `name` if nobody has it."""
+        if name in self._lines:
+            return False
+        self._lines[name] = deque()
+        return True
+
+    async def wait(self, name: str, wait_s: float) -> None:
+        """Wait behind those who have the turn of `name`, or wait for it already.
 
         Raises:
             NoTurn: it did not come within `wait_s`.
         """
-        lock, users = self._locks.setdefault(name, (asyncio.Lock(), []))
-        users.append(None)
+        line = self._lines[name]
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(turn)
         try:
-            if len(users) == 1:
-                await lock.acquire()  # nobody is before us
-            else:
-                await _acquire(lock, wait_s)
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            users.pop()
-            if not users:
-                del self._locks[name]
+            async with asyncio.timeout(wait_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.leave(name)  # it came in the same moment
+            elif turn in line:  # else who left has passed over it already
+                line.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise NoTurn from None
+            raise
 
-
-async def _acquire(lock: asyncio.Lock, wait_s: float) -> None:
-    try:
-        async with asyncio.timeout(wait_s):
-            await lock.acquire()
-    except TimeoutError:
-        raise NoTurn from None
+    def leave(self, name: str) -> None:
+        """Give the turn to who waits the longest."""
+        line = self._lines[name]
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._lines[name]

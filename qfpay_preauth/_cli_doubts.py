@@ -196,9 +196,8 @@ def _report_lines(session: Session, account: str, report: ReconcileReport) -> li
         how = "executed" if entry.state is State.EXECUTED else f"not executed ({entry.why})"
         lines.append(f"  {entry.idempotency_key}: {session.money(entry.amount, entry.currency)} {how}")
     for movement in report.foreign:
-        lines.append(
-            f"  made elsewhere: {movement.kind} of {movement.amount} on {movement.authorization} ({movement.syssn})"
-        )
+        what = f"{movement.kind} of {movement.amount} (minor units)"
+        lines.append(f"  made elsewhere: {what} on {movement.authorization} ({movement.syssn})")
     for each in report.discrepancies:
         who = each.idempotency_key or each.syssn or each.authorization
         lines.append(f"DIFFERENCE {each.kind} {who}: ours {each.ours}; the gateway's {each.theirs}")

@@ -213,11 +213,20 @@ class _Job:
                 self._fail(error, f"The results may not be on the disk ({error.strerror}): run the file again.")
         told = [each for each in self.unwritten if each.outcome not in (RowOutcome.NOT_SENT, RowOutcome.INVALID)]
         if told:
-            say_aside(f"These {len(told)} rows ended, and are not in {results.path}; the ledger knows them:")
+            self._warn(f"These {len(told)} rows ended, and are not in {results.path}; the ledger knows them:")
         for outcome in told:
-            say_aside(results.line_of(outcome).rstrip("\r\n"))
+            if self.wish.options.json:
+                emit_json_aside({"event": "unwritten", **results.cells_of(outcome)})
+            else:
+                say_aside(results.line_of(outcome).rstrip("\r\n"))
         if self.rows.changed:
-            say_aside(f"warning: {self.rows.path} was changed while it ran: run it again to be sure of every row.")
+            self._warn(f"{self.rows.path} was changed while it ran: run it again to be sure of every row.")
+
+    def _warn(self, text: str) -> None:
+        if self.wish.options.json:
+            emit_json_aside({"warning": text})
+        else:
+            say_aside(f"warning: {text}")
 
     def _more(self, results: ResultsFile) -> dict[str, object]:
         kept = {} if results.kept is None else {"earlier_results": str(results.kept)}

@@ -24,7 +24,7 @@ from qfpay_preauth._settings import Settings
 
 EVERY_S = 10.0
 _RECENT_S = 60.0
-_DID = {Operation.CAPTURE: "captured", Operation.UNFREEZE: "unfrozen", Operation.REFUND: "refunded"}
+_DID = {Operation.CAPTURE: "captures", Operation.UNFREEZE: "unfreezes", Operation.REFUND: "refunds"}
 _MONEY = (RowOutcome.EXECUTED, RowOutcome.REPLAYED, RowOutcome.IN_DOUBT)
 
 

@@ -266,7 +266,9 @@ class PreauthClient(BooksClient):
             return self._request(operation, syssn, amount, idempotency_key, deadline)
 
         try:
-            return await self._call(lambda desk, call: perform(desk, call, wish, patience), deadline, lane, group)
+            return await self._call(
+                lambda desk, call: perform(desk, call, (operation, syssn), wish, patience), deadline, lane, group
+            )
         except PreauthError as error:
             error.idempotency_key = error.idempotency_key or idempotency_key
             raise

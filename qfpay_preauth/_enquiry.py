@@ -46,7 +46,7 @@ async def ask(desk: Desk, call: Call, request: SignedRequest, share: Turnstile |
         try:
             body = call.body = desk.transport.body(request, permit, lambda: LAPSED if permit.lapsed else None)
             delivery = await desk.transport.exchange(request, body, call.deadline)
-            tell(permit, delivery, desk.clock.now())
+            tell(permit, delivery, desk.clock)
         finally:
             call.body = None  # between attempts nothing is under way
             permit.give_back()

@@ -192,6 +192,7 @@ class ClientBase:
             keys=[signer, Signer(previous)] if previous else [signer],
             seek=_nothing_yet,
             emit=lambda event: self._emit(event, doubt),
+            listens=self._on_event is not None,
         )
         seeker = Seeker(desk, self.account, self._policy)
         quarter = self._turnstile(self._quarter, None, _a_quarter(self.settings), "/reconciliation")
@@ -238,11 +239,14 @@ class ClientBase:
         group: object = None,
     ) -> T:
         """Run `work` in a task of its own, under one deadline."""
-        desk = await self._desk()
+        running = self._running
+        if running is None or self._closed or running.loop is not asyncio.get_running_loop():
+            await self._desk()
+            running = self._running
+            assert running is not None  # noqa: S101 - _desk has just seen to it
         deadline = self._clock.monotonic() + (self.settings.deadline_s if deadline_s is None else deadline_s)
         call = Call(deadline, lane, group)
-        assert self._running is not None  # noqa: S101 - _desk has just seen to it
-        return await self._running.calls.run(call, work(desk, call))
+        return await running.calls.run(call, work(running.desk, call))
 
 
 def _a_quarter(settings: Settings) -> int:

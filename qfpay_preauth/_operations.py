@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from qfpay_preauth import _retry
 from qfpay_preauth._calls import Call, NoTurn, Queues
 from qfpay_preauth._clock import Clock
 from qfpay_preauth._events import call_event, entry_event, move_event, seen
-from qfpay_preauth._models import Answer, Delivery, Entry, Event, Judgement, NotSent, Operation, Request, Result, State
+from qfpay_preauth._models import (
+    Answer,
+    Delivery,
+    Entry,
+    Event,
+    Judgement,
+    NotSent,
+    Operation,
+    Request,
+    Result,
+    State,
+    Verdict,
+)
 from qfpay_preauth._outcomes import contradicted, recording_failed, result_of
-from qfpay_preauth._retry import retry_after_s, send_with_retries
+from qfpay_preauth._retry import retry_after_s
 from qfpay_preauth._settings import Settings
 from qfpay_preauth._signing import Signer
 from qfpay_preauth._turnstile import Permit, Turnstile
@@ -54,20 +65,26 @@ class Desk:
     keys: Sequence[Signer]
     seek: Seek
     emit: Callable[[Event], None]
+    listens: bool
+    """Whether anybody hears what is emitted; where nobody does, only doubts are worth an event."""
 
 
-async def perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_s: float) -> Result:
-    """Do what is wished, once, or say why not. The request is dated when its turn has come.
+async def perform(
+    desk: Desk, call: Call, what: tuple[Operation, str], wish: Callable[[], Request], patience_s: float
+) -> Result:
+    """Do what is wished, once, or say why not. `what` is the operation and the syssn that the caller gave; the request
+    is dated when its turn has come.
 
     Returns: a Capture, an Unfreeze or a Refund.
 
     Raises:
         PreauthError: exactly one, whose `outcome` says whether money moved.
     """
+    if not desk.listens:
+        return await _perform(desk, call, what, wish, patience_s)
     request, began = wish(), desk.clock.monotonic()
     try:
-        name = await _queue_name(desk, request)
-        result = await _perform(desk, call, wish, patience_s, name)
+        result = await _perform(desk, call, what, wish, patience_s)
     except BaseException as error:
         _tell_end(desk, call, request, began, error)
         raise
@@ -79,15 +96,26 @@ def _tell_end(desk: Desk, call: Call, request: Request, began: float, how: Resul
     desk.emit(call_event(request, desk.clock.now(), call.number, desk.clock.monotonic() - began, how))
 
 
-async def _perform(desk: Desk, call: Call, wish: Callable[[], Request], patience_s: float, name: str) -> Result:
+async def _perform(
+    desk: Desk, call: Call, what: tuple[Operation, str], wish: Callable[[], Request], patience_s: float
+) -> Result:
+    operation, name = what
+    if operation is Operation.REFUND:
+        name = await _hold_of(desk, wish())
+    if not desk.queues.enter(name):
+        try:
+            await _turn(desk, call, name)
+        except NoTurn:
+            return result_of(await _without_a_turn(desk, wish(), name), replayed=True)
     try:
-        async with _turn(desk, call, name):
-            reserved, delivery = await _send_once(desk, call, wish)
-            entry = reserved.entry
-            if delivery is not None:
-                entry = await _conclude(desk, call, entry, delivery)
-    except NoTurn:
-        return result_of(await _without_a_turn(desk, wish(), name), replayed=True)
+        reserved, delivery = await _send_once(desk, call, wish)
+        entry = reserved.entry
+        if delivery is not None:
+            entry = await _conclude(desk, call, entry, delivery)
+    finally:
+        desk.queues.leave(name)
+    if entry.state is State.EXECUTED:
+        return result_of(entry, replayed=not reserved.fresh)
     if entry.unresolved:
         log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
         desk.emit(entry_event("doubt", entry, desk.clock.now(), call.number, detail=entry.detail))
@@ -96,12 +124,10 @@ async def _perform(desk: Desk, call: Call, wish: Callable[[], Request], patience
     return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
 
 
-@asynccontextmanager
-async def _turn(desk: Desk, call: Call, name: str) -> AsyncIterator[None]:
+async def _turn(desk: Desk, call: Call, name: str) -> None:
     began = desk.clock.monotonic()
-    async with desk.queues.turn(name, _waits_until(desk, call) - began):
-        _off_the_clock(desk, call, began)
-        yield
+    await desk.queues.wait(name, _waits_until(desk, call) - began)
+    _off_the_clock(desk, call, began)
 
 
 async def _permit(desk: Desk, call: Call) -> Permit:
@@ -122,10 +148,8 @@ def _off_the_clock(desk: Desk, call: Call, began: float) -> None:
         call.deadline += desk.clock.monotonic() - began
 
 
-async def _queue_name(desk: Desk, request: Request) -> str:
-    if request.operation is not Operation.REFUND:
-        return request.syssn
-    # QFPay refuses refunds of one order that are seconds apart: they queue with the hold's other writes
+async def _hold_of(desk: Desk, request: Request) -> str:
+    """QFPay refuses refunds of one order that are seconds apart: they queue with the hold's other writes."""
     capture = await desk.ledger.movement(request.account, request.syssn)
     return capture.authorization if capture else request.syssn
 
@@ -142,7 +166,8 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
             return reserved, None
         if reserved.expired and request.operation is Operation.CAPTURE:
             log.warning("capturing on %s after its capture window, as far as it is known here", request.syssn)
-        desk.emit(move_event(reserved.entry, None, request.at, call.number))
+        if desk.listens:
+            desk.emit(move_event(reserved.entry, None, request.at, call.number))
         return reserved, await _deliver(desk, call, reserved.entry, permit)
     finally:
         if permit is not None:
@@ -168,24 +193,29 @@ async def _without_a_turn(desk: Desk, request: Request, name: str) -> Entry:
 async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) -> Delivery:
     """One delivery, after as many attempts as are provably safe."""
     request = build(entry, desk.sender)
-    first = [permit] if permit else []
     made: list[Delivery] = []
 
-    async def attempt() -> Delivery:
-        own = first.pop() if first else await _permit(desk, call)
+    async def attempt(permit: Permit | None) -> Delivery:
+        own = permit or await _permit(desk, call)
         try:
             body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry, own))
-            made.append(await desk.transport.exchange(request, body, call.deadline))
-            tell(own, made[-1], desk.clock.now())
+            delivery = await desk.transport.exchange(request, body, call.deadline)
+            made.append(delivery)
+            tell(own, delivery, desk.clock)
         finally:
             call.body = None  # between attempts nothing is under way
             own.give_back()
-        desk.emit(entry_event("attempt", entry, desk.clock.now(), call.number, detail=seen(made[-1])))
-        return made[-1]
+        if desk.listens:
+            desk.emit(entry_event("attempt", entry, desk.clock.now(), call.number, detail=seen(delivery)))
+        return delivery
 
     try:
-        return await send_with_retries(
-            attempt,
+        delivery = await attempt(permit)
+        if not _retry.may_try_again(delivery):
+            return delivery
+        return await _retry.send_again(
+            delivery,
+            lambda: attempt(None),
             settings=desk.settings,
             deadline=call.deadline,
             monotonic=desk.clock.monotonic,
@@ -197,10 +227,11 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
         return made[-1] if made else NotSent("called off before it was sent")
 
 
-def tell(permit: Permit, delivery: Delivery, now: datetime) -> None:
+def tell(permit: Permit, delivery: Delivery, clock: Clock) -> None:
     """Let the budget know whether the gateway took the request or said 429."""
     if isinstance(delivery, Answer):
-        permit.told(delivery.status == 429, retry_after_s(delivery, now))
+        limited = delivery.status == 429
+        permit.told(limited, retry_after_s(delivery, clock.now()) if limited else None)
 
 
 def _late(desk: Desk, call: Call, entry: Entry, permit: Permit) -> str | None:
@@ -218,9 +249,15 @@ async def _conclude(desk: Desk, call: Call, entry: Entry, delivery: Delivery) ->
         after = await call.guarded(desk.ledger.conclude(entry, verdict, desk.clock.now()))
     except LedgerUnavailableError as error:
         raise recording_failed(entry, verdict, error) from error
-    desk.emit(move_event(after, entry.state, desk.clock.now(), call.number))
-    if verdict.mismatch:
-        desk.emit(entry_event("discrepancy", after, desk.clock.now(), call.number, detail=after.detail))
+    if desk.listens:
+        _tell_conclusion(desk, call, entry, after, verdict)
     if verdict.judgement is Judgement.EXECUTED and after.state is State.NOT_EXECUTED:
         raise contradicted(after, verdict)
     return after
+
+
+def _tell_conclusion(desk: Desk, call: Call, entry: Entry, after: Entry, verdict: Verdict) -> None:
+    at = desk.clock.now()
+    desk.emit(move_event(after, entry.state, at, call.number))
+    if verdict.mismatch:
+        desk.emit(entry_event("discrepancy", after, at, call.number, detail=after.detail))

@@ -202,8 +202,8 @@ def _from_table(table: Table, mode: int, environ: HiddenMapping) -> Profile:
     try:
         return _checked(profile)
     except ConfigurationError as error:
-        problem = error.args[0]
-    raise table.error("", problem)
+        problem = table.of(error)
+    raise problem
 
 
 def _default_account(table: Table, accounts: Mapping[str, Credentials]) -> str:
@@ -263,8 +263,8 @@ def _credentials(own: Table, shared: Table, mode: int, environ: HiddenMapping) -
     try:
         return Credentials(**given)
     except ConfigurationError as error:
-        problem = error.args[0]
-    raise own.error("", problem)
+        problem = own.of(error)
+    raise problem
 
 
 def _settings(table: Table | None) -> Settings:
@@ -280,5 +280,5 @@ def _settings(table: Table | None) -> Settings:
     try:
         return Settings(**given)
     except ConfigurationError as error:
-        problem = error.args[0]
-    raise table.error("", problem)
+        problem = table.of(error)
+    raise problem

@@ -37,8 +37,12 @@ class Table:
 
     def error(self, key: str, problem: str, advice: str | None = None) -> ConfigurationError:
         """The error of one key."""
-        where = f"[{self.name}] {key}" if self.name and key else key or f"[{self.name}]"
-        return ConfigurationError(f"{self.path}: {where}: {problem}", advice=advice)
+        where = " ".join(filter(None, (self.name and f"[{self.name}]", key)))
+        return ConfigurationError(f"{self.path}: {where}{': ' if where else ''}{problem}", advice=advice)
+
+    def of(self, error: ConfigurationError) -> ConfigurationError:
+        """The same error, saying where."""
+        return self.error("", str(error.args[0]), error.advice)
 
     def check_names(self, known: Collection[str]) -> None:
         """Refuse every name that is not known."""
@@ -120,8 +124,9 @@ def place_of(profile: str, environ: Mapping[str, str]) -> tuple[Path, str | None
 
 def _user_folder(environ: Mapping[str, str]) -> Path:
     if os.name == "nt":
-        return Path(environ.get("APPDATA") or Path.home())
-    return Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config")
+        return Path(environ.get("APPDATA") or os.path.expanduser("~"))
+    home = environ.get("HOME") or os.path.expanduser("~")
+    return Path(environ.get("XDG_CONFIG_HOME") or Path(home) / ".config")
 
 
 # ------------------------------------------------------------------------------------------------ reading it
@@ -212,11 +217,12 @@ def anchored(ledger: str, folder: Path) -> str:
 
 
 def existing(ledger: str) -> str:
-    """The same ledger, but never made new: a wrong path is an error, not an empty ledger."""
-    if not ledger.startswith("sqlite:///"):
-        return ledger
-    path, _, query = ledger.partition("?")
-    return ledger if query not in ("", "mode=rwc") else f"{path}?mode=rw"
+    """The same ledger, but never made (or migrated): a wrong path is an error, not an empty ledger."""
+    path, mark, query = ledger.partition("?")
+    if ledger.startswith("sqlite:///"):
+        return ledger if query not in ("", "mode=rwc") else f"{path}?mode=rw"
+    kept = "&".join(part for part in query.split("&") if not part.startswith("migrate="))
+    return f"{path}{mark if kept else ''}{kept}"
 
 
 def is_missing(ledger: str) -> bool:
@@ -227,15 +233,18 @@ def is_missing(ledger: str) -> bool:
 
 def without_password(ledger: str) -> str:
     """The URL as it may be shown."""
-    parts = urlsplit(ledger)
-    if not parts.password and not parts.username:
+    try:
+        parts = urlsplit(ledger)
+    except ValueError:
+        return f"{ledger.partition('://')[0]}://***"
+    if parts.password is None and parts.username is None:
         return ledger.partition("?")[0]
     return f"{parts.scheme}://***@{parts.hostname or ''}{parts.path}"
 
 
 def has_password(ledger: str) -> bool:
-    """Whether the URL holds a secret."""
+    """Whether the URL may hold a secret."""
     try:
-        return bool(urlsplit(ledger).password)
+        return bool(urlsplit(ledger).password) or "password=" in ledger
     except ValueError:
-        return "@" in ledger
+        return True

@@ -52,7 +52,25 @@ async def send_with_retries(
     `deadline` is in monotonic seconds: no wait goes beyond it. `give_up` ends the retries (the caller left).
     """
     first = await attempt()
-    if not may_try_again(first) or give_up() or settings.attempts_max == 1:
+    if not may_try_again(first):
+        return first
+    return await send_again(
+        first, attempt, settings=settings, deadline=deadline, monotonic=monotonic, now=now, give_up=give_up
+    )
+
+
+async def send_again(
+    first: Delivery,
+    attempt: Callable[[], Awaitable[Delivery]],
+    *,
+    settings: Settings,
+    deadline: float,
+    monotonic: Callable[[], float],
+    now: Callable[[], datetime],
+    give_up: Callable[[], bool],
+) -> Delivery:
+    """What comes after a first attempt that may be repeated: the last attempt's delivery."""
+    if give_up() or settings.attempts_max == 1:
         return first
     ready = [first]  # tenacity's first attempt is the one that was already made, directly
 

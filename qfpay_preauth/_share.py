@@ -52,6 +52,7 @@ class Share:
         self._park_s = 0.0
         self._teller: asyncio.Task[None] | None = None
         self._waits = True
+        self._closed = False
         self._block = max(1, (terms.per_second or terms.per_minute // 60) // _BLOCK_SHARE)
 
     def take(self) -> Part | None:
@@ -102,7 +103,8 @@ class Share:
         self._tell_later()
 
     async def close(self) -> None:
-        """Tell what is left to tell, and give everything back."""
+        """Tell what is left to tell, and give everything back. What comes back later counts until its use-by."""
+        self._closed = True
         if self._teller is not None:
             if self._waits:
                 self._teller.cancel()
@@ -110,7 +112,7 @@ class Share:
         await self._tell()
 
     def _tell_later(self) -> None:
-        if self._teller is None:
+        if self._teller is None and not self._closed:
             self._teller = asyncio.create_task(self._tell_soon())
 
     async def _tell_soon(self) -> None:

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 
 from qfpay_preauth._clock import Clock
+from qfpay_preauth._direct import Line
 from qfpay_preauth._json import masked
 from qfpay_preauth._models import Answer, Delivery, NotSent, SignedRequest, Unknown
 from qfpay_preauth._settings import Settings
@@ -24,38 +25,38 @@ class BodyRefusedError(Exception):
     """The body was not handed over: its time is over, its caller left, or it was taken before."""
 
 
-class Body(BytesPayload):
+class Body:
     """A request body that is handed over at most once, never after its send-by, and remembers that it was.
 
     `taken` is the line between "nothing happened" and "money may have moved". Once `revoked`, it is never handed over:
     whoever calls a request off decides and closes the door in one step.
     """
 
+    __slots__ = ("_data", "_permit", "_why_not", "refusal", "revoked", "taken")
+
     def __init__(self, data: bytes, why_not: Callable[[], str | None], permit: Permit) -> None:
-        super().__init__(data, content_type="application/x-www-form-urlencoded")
+        self._data = data
         self.taken = False
         self.revoked = False
         self.refusal: str | None = None
         self._why_not = why_not
         self._permit = permit
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> bytes:
+        """The bytes, which are written at once.
+
+        Raises:
+            BodyRefusedError: they may not leave.
+        """
         if self.taken:
-            # aiohttp asks once per request; a second time would be a second request with our signature
+            # a second time would be a second request with our signature
             raise BodyRefusedError("the body was already handed over")
         self.refusal = "the request was called off" if self.revoked else self._why_not()
         if self.refusal:
             raise BodyRefusedError(self.refusal)
         self.taken = True
         self._permit.spend()
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        self._hand_over()
-        await super().write(writer)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self._hand_over()
-        await super().write_with_length(writer, content_length)
+        return self._data
 
 
 class Transport:
@@ -74,6 +75,8 @@ class Transport:
             auto_decompress=False,
             trust_env=settings.trust_env,
         )
+        self._connecting = aiohttp.ClientTimeout(sock_connect=settings.timeout_connect_s)
+        self._line = Line(self._session, url)
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -94,23 +97,20 @@ class Transport:
             return _delivery_of(error, body)
 
     async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
-        response = await self._session.post(
-            self._url + request.path,
-            data=body,
-            headers=request.headers,
-            allow_redirects=False,  # a 307 would post the money again, with our signature, to another host
-            timeout=aiohttp.ClientTimeout(total=total_s, sock_connect=min(total_s, self._settings.timeout_connect_s)),
-        )
-        try:
-            content = await _read(response, self._settings.response_bytes_max)
-        except BaseException:
-            response.close()
-            raise
+        async with asyncio.timeout(total_s):
+            connection = await self._line.connection(self._connecting)
+            try:
+                head = self._line.head(request.path, request.headers, len(request.body))
+                self._line.write(connection, head + body.hand_over())
+                status, headers, content = await self._line.answer(connection, self._settings.response_bytes_max)
+            except BaseException:
+                connection.close()
+                raise
         if content is None:
-            response.close()
-            return Unknown(f"HTTP {response.status} with a body of more than the allowed bytes")
-        response.release()
-        return Answer(response.status, response.headers, content)
+            connection.close()
+            return Unknown(f"HTTP {status} with a body of more than the allowed bytes")
+        connection.release()
+        return Answer(status, headers, content)
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

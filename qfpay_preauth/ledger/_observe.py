@@ -262,7 +262,7 @@ def _known_alike(tx: EvidenceTx, movement: Movement, at: datetime) -> bool:
 def conclude(tx: EvidenceTx, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
     """See Ledger.conclude; an entry that is left in doubt is at once held against the notices that came before it."""
     after = _verbs.conclude(tx, entry, verdict, at)
-    return _notified(tx, after, at) or after
+    return (_notified(tx, after, at) if after.unresolved else None) or after
 
 
 def _notified(tx: EvidenceTx, entry: Entry, at: datetime) -> Entry | None:

@@ -196,7 +196,7 @@ def _release(tx: Transaction, entry: Entry, *, flag: bool) -> None:
     authorization = tx.get_authorization(entry.account, entry.authorization)
     assert authorization is not None  # noqa: S101 - an entry is only written beside its authorization
     ended = _rules.end_claim(authorization, entry)
-    tx.put_authorization(evolve(ended, flagged=ended.flagged or flag))
+    tx.put_authorization(evolve(ended, flagged=True) if flag else ended)
     if entry.operation is Operation.REFUND:
         capture = tx.get_movement(entry.account, entry.syssn)
         assert capture is not None  # noqa: S101 - nor a refund without its capture

@@ -38,7 +38,7 @@ from qfpay_preauth.ledger._postgres_source import (
     address_of,
     check_schema,
 )
-from qfpay_preauth.ledger._postgres_trouble import error_of
+from qfpay_preauth.ledger._postgres_trouble import Trouble, error_of, failure_of
 from qfpay_preauth.ledger._postgres_writer import Line
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from asyncpg import Pool
 
 T = TypeVar("T")
+
+OPEN_PATIENCE_S = 2.0  # how long a server that does not answer is tried when the ledger is opened
 
 
 class _Desk:
@@ -116,19 +118,26 @@ class PostgresLedger(Ledger):
         return await self._with_connection(lambda c: _postgres_schema.migrate(c, self.where, self.schema, environment))
 
     async def _with_connection(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Something beside the books, on a connection of its own."""
-        trouble: PreauthError
-        try:
-            connection = await self._source.acquire()
+        """Something beside the books, on a connection of its own; again where that is lost."""
+        until = asyncio.get_running_loop().time() + OPEN_PATIENCE_S
+        while True:
+            trouble: PreauthError
+            connection: Connection | None = None
             try:
-                return await work(connection)
-            finally:
-                await self._source.release(connection)
-        except PreauthError:
-            raise
-        except Exception as error:
-            trouble = error_of(self.where, error)
-        raise trouble  # outside the handler, so that no frame of the driver's, with the password, hangs on it
+                connection = await self._source.acquire()
+                try:
+                    return await work(connection)
+                finally:
+                    await self._source.release(connection)
+            except PreauthError:
+                raise
+            except Exception as error:
+                trouble = error_of(self.where, error)
+                gone = connection is not None and connection.is_closed()
+                again = failure_of(error, closed=gone).trouble is Trouble.LOST
+            if not again or asyncio.get_running_loop().time() > until:
+                raise trouble  # outside the handler, so that no frame of the driver's, with the password, hangs on it
+            await asyncio.sleep(0.1)
 
     async def close(self) -> None:
         with self._changing:

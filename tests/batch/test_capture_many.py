@@ -325,13 +325,14 @@ async def test_a_ledger_that_is_gone_stops_everything(qfpay_gateway: Gateway, tm
     assert sent(qfpay_gateway) <= 12
 
 
-async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway) -> None:
+@pytest.mark.parametrize("holds", [40, 8])
+async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway, holds: int) -> None:
     """Rows at the turnstile are not sent any more; one that was sent is waited for, and its outcome comes."""
     settings = {"requests_per_second": 3, "requests_per_minute": 4, "deadline_s": 60}
     stop = asyncio.Event()
     qfpay_gateway.faults.add("hang_after", operation="capture")
     async with client_of(qfpay_gateway, **settings) as client:
-        rows = captures(qfpay_gateway, _holds(qfpay_gateway, 20), 20)
+        rows = captures(qfpay_gateway, _holds(qfpay_gateway, holds), 40)
         running = asyncio.create_task(ran(client, rows, concurrency=8, stop=stop))
         await qfpay_gateway.wait_hanging()
         await until(lambda: sent(qfpay_gateway) == 3)
@@ -345,6 +346,7 @@ async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway
     assert found["executed"] == executed(qfpay_gateway).total() == sent(qfpay_gateway)
     assert 3 <= found["executed"] <= 4
     assert found["not_sent"] == len(outcomes) - found["executed"] >= 4
+    assert len(outcomes) <= 12
 
 
 async def test_a_stop_ends_the_look_for_evidence(qfpay_gateway: Gateway) -> None:

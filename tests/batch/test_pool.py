@@ -304,7 +304,8 @@ async def test_a_stop_ends_what_would_be_tried_again() -> None:
 async def test_a_stop_lets_what_is_under_way_end() -> None:
     """No further row begins; the calls are told that they may be called off; the outcomes still come."""
     stop, shop = asyncio.Event(), Shop(hold_back=True)
-    running = asyncio.create_task(_ran(shop.batch(_rows(100)), stop=stop))
+    behind = [_row(f"behind-{number}", f"S-{number}") for number in range(4)]
+    running = asyncio.create_task(_ran(shop.batch([*_rows(4), *behind, *_rows(100)[4:]]), stop=stop))
     await turns(20)
     stop.set()
     await turns(20)

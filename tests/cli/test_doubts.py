@@ -194,7 +194,7 @@ def test_the_exit_code_of_a_report(given: dict[str, Any], code: int) -> None:
 
 
 def test_a_report_in_words() -> None:
-    """Differences with both sides, movements made elsewhere, and that absence proves nothing where a part was not read."""
+    """Differences with both sides, what was made elsewhere, and that absence proves nothing where a part is missing."""
     movement = Movement("A", "M-1", "capture", "H-1", 500)
     report = ReconcileReport((), (DIFFERENCE,), (movement,), 3, 2, 1, 4, complete=False)
     words = "\n".join(
@@ -203,7 +203,7 @@ def test_a_report_in_words() -> None:
     for each in (
         "Account hk:",
         "3 executed operations confirmed, 0 doubts ended.",
-        "made elsewhere: capture of 500 on H-1 (M-1)",
+        "made elsewhere: capture of 500 (minor units) on H-1 (M-1)",
         "DIFFERENCE missing_here S-1: ours nothing; the gateway's capture of 500",
         "4 notifications fit nothing",
         "2 still in doubt, 1 of them need a person",

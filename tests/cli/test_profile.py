@@ -11,6 +11,7 @@ import pytest
 
 from qfpay_preauth import ConfigurationError, Credentials, LedgerUnavailableError, PreauthClient, Settings
 from qfpay_preauth._profile import Profile, load_profile, open_clients
+from qfpay_preauth._profile_file import existing, has_password, without_password
 
 SECRET = "TOPSECRETKEY0123456789"
 VARIABLES = {"QFPAY_APP_CODE": "APP", "QFPAY_CLIENT_KEY": SECRET, "QFPAY_LEDGER": "sqlite:///ledger.db"}
@@ -248,6 +249,13 @@ def test_every_error_names_file_and_key_and_no_secret(tmp_path: Path, text: str 
     assert caught.value.__context__ is None
 
 
+def test_the_advice_of_the_library_stays(tmp_path: Path) -> None:
+    """An error about the whole profile names the file, and nothing that is empty."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, f'{PLAIN}environment = "prod"')
+    assert str(caught.value).startswith(f"{tmp_path}/shop.toml: environment must be one of ")
+
+
 def test_a_value_of_the_wrong_kind_in_a_setting_is_shown_only_there(tmp_path: Path) -> None:
     """Settings are no secrets, and their values are shown; credentials never are."""
     with pytest.raises(ConfigurationError, match="not 0"):
@@ -296,6 +304,38 @@ def test_no_repr_holds_a_secret(tmp_path: Path) -> None:
     assert (profile.forgets, other.forgets) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("ledger", "shown"),
+    [
+        ("sqlite:////var/l.db?mode=rwc", "sqlite:////var/l.db"),
+        ("postgresql://u:PASSWORD@h:5432/db?x=1", "postgresql://***@h/db"),
+        ("postgresql://h/db?user=u&password=PASSWORD", "postgresql://h/db"),
+        ("postgresql://u:PASSWORD@[h/db", "postgresql://***"),
+    ],
+)
+def test_a_ledger_is_shown_without_its_password(ledger: str, shown: str) -> None:
+    """Wherever in the URL it stands; a URL with one is a secret of the file."""
+    assert without_password(ledger) == shown
+    assert has_password(ledger) is ("PASSWORD" in ledger)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+def test_a_ledgers_password_makes_the_file_private(tmp_path: Path) -> None:
+    """It is one of the file's secrets; `ledger_env` keeps it out of the file."""
+    pytest.importorskip("asyncpg")
+    text = BY_NAME.replace("sqlite:///ledger.db", "postgresql://u:PASSWORD@h/db")
+    with pytest.raises(ConfigurationError, match="ledger, and its mode is 0644") as caught:
+        load(tmp_path, text, mode=0o644)
+    assert "PASSWORD" not in str(caught.value)
+    by_name = load_profile(
+        written(
+            tmp_path, BY_NAME.replace("ledger =", "ledger_env =").replace("sqlite:///ledger.db", "LEDGER"), mode=0o644
+        ),
+        {**ENVIRON, "LEDGER": "postgresql://u:PASSWORD@h/db"},
+    )
+    assert by_name.ledger_shown == "postgresql://***@h/db"
+
+
 def test_a_missing_ledger_is_made_only_where_it_may_be(tmp_path: Path) -> None:
     """`with_existing_ledger` takes back even ?mode=rwc; `for_enquiries` does without a missing file."""
     profile = load(tmp_path, PLAIN)
@@ -303,8 +343,9 @@ def test_a_missing_ledger_is_made_only_where_it_may_be(tmp_path: Path) -> None:
     asked = load(tmp_path, PLAIN.replace("ledger.db", "ledger.db?mode=rwc"))
     assert asked.ledger.endswith("?mode=rwc")
     assert asked.with_existing_ledger().ledger.endswith("?mode=rw")
-    other = Profile("x", "sandbox", "postgresql://h/db?x=1", None, Settings(), profile.accounts, "APP")
-    assert other.with_existing_ledger() == other.for_enquiries() == other
+    other = Profile("x", "sandbox", "postgresql://h/db?migrate=true&a=1", None, Settings(), profile.accounts, "APP")
+    assert other.with_existing_ledger().ledger == other.for_enquiries().ledger == "postgresql://h/db?a=1"
+    assert existing("postgresql://h/db?migrate=true") == "postgresql://h/db"
     assert profile.for_enquiries().forgets
     (tmp_path / "ledger.db").write_bytes(b"")
     assert not profile.for_enquiries().forgets

@@ -29,6 +29,7 @@ class Proxy:
         self.cuts: deque[Cut] = deque()
         self.commits = 0
         self.refusing = False
+        self.refused = asyncio.Event()
         self.open: set[asyncio.StreamWriter] = set()
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
@@ -37,6 +38,7 @@ class Proxy:
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         if self.refusing:
+            self.refused.set()
             writer.transport.abort()
             return
         upstream, server = await asyncio.open_connection(*self._target)

@@ -151,9 +151,9 @@ class Keeper:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def carry_out(self, order: str) -> None:
-        """`start`, `stop fast` or `stop immediate`."""
+        """`start`, `stop fast`, `stop immediate` or `restart fast`."""
         action, _, mode = order.partition(" ")
-        more = ["-m", mode] if mode else ["-l", str(self.home / "server.log")]
+        more = [*(["-m", mode] if mode else []), *([] if action == "stop" else ["-l", str(self.home / "server.log")])]
         self._run("pg_ctl", "-w", "-D", str(self.data), *more, action)
 
     def close(self) -> None:

@@ -15,12 +15,14 @@ import pytest
 from qfpay_preauth import Credentials, PreauthClient
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
 from qfpay_preauth.ledger import _postgres_schema, ledger_from
+from qfpay_preauth.ledger import postgres as postgres_module
 from qfpay_preauth.ledger._postgres_schema import Migration
 from qfpay_preauth.ledger._postgres_source import address_of
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 
 from .kit import drop_schema, new_schema, sql, url_of
+from .proxy import proxied
 from .server import Server
 
 SECOND = Migration(2, "0002_second.sql", "ALTER TABLE meta ADD COLUMN remark text;\nCREATE TABLE second (n bigint);\n")
@@ -272,7 +274,7 @@ def _told(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("what", ["no server", "no host", "bad port", "bad escape"])
-async def test_no_password_is_ever_told(what: str) -> None:
+async def test_no_password_is_ever_told(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server cannot be reached or the URL not read: an error of ours, picklable, that shows no password."""
     place = {
         "no server": f"127.0.0.1:{_free_port()}/d",
@@ -280,6 +282,7 @@ async def test_no_password_is_ever_told(what: str) -> None:
         "bad port": "127.0.0.1:port/d",
         "bad escape": "127.0.0.1:1/d?sslmode=S3CRET-mode",
     }[what]
+    monkeypatch.setattr(postgres_module, "OPEN_PATIENCE_S", 0.0)
     ledger = PostgresLedger(f"postgresql://merchant:S3CRET@{place}")
     expected = LedgerUnavailableError if what.startswith("no") else ConfigurationError
     with pytest.raises(expected) as caught:
@@ -288,6 +291,18 @@ async def test_no_password_is_ever_told(what: str) -> None:
     assert "S3CRET" not in repr(ledger)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (type(caught.value), str(caught.value))
+
+
+async def test_opening_bridges_a_moments_absence(postgres: Server, url: str) -> None:
+    """A server that takes no connections for a moment delays an opening; it does not make it fail."""
+    await PostgresLedger(url).migrate("sandbox")
+    async with proxied(postgres) as (proxy, seen):
+        proxy.refusing = True
+        opening = asyncio.create_task(_opened(url_of(seen, PostgresLedger(url).schema)))
+        await proxy.refused.wait()
+        proxy.refusing = False
+        ledger = await opening
+        await ledger.close()
 
 
 async def test_refused_login_is_told_without_the_password(postgres: Server) -> None:

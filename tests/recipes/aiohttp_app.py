@@ -9,9 +9,9 @@
 - `GET /ready`: 200 while the ledger answers. Doubts take nobody out of service; their age is shown, and is an alarm.
 
 A caller that hangs up loses its answer and nothing else: the exchange runs to its end, the ledger keeps it, and the
-same key asked again replays it, also where handlers are cancelled (`handler_cancellation=True`, a time-out middleware). On
-SIGTERM aiohttp lets the requests under way end, then the client drains. Keep QFPAY_DEADLINE_S below the time-out of the
-proxy in front. Authenticate your callers: this recipe leaves that to you.
+same key asked again replays it; also where handlers are cancelled (`handler_cancellation=True`, a time-out middleware).
+On SIGTERM aiohttp lets the requests under way end, then the client drains. Keep QFPAY_DEADLINE_S below the time-out of
+the proxy in front. Authenticate your callers: this recipe leaves that to you.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The status follows from what is known about the money (`error.outcome`), and onl
 | money | status | the caller should |
 |---|---|---|
 | moved | 200 | go on; `Idempotent-Replayed: true` where an earlier call with this key had moved it |
-| unknown | 202, Retry-After | say "being processed", and send the same again with the same key: it moves nothing twice |
+| unknown | 202, Retry-After | say "being processed", and send it again with the same key: nothing moves twice |
 | did not move, may run later | 503, Retry-After | send the same request with the same key |
 | did not move, something else must end first | 409, Retry-After | the same |
 | did not move, and will not | 400, 402, 404, 409, 422 | correct it; another try is another intent with a new key |

@@ -325,3 +325,12 @@ async def test_a_closed_turnstile_lets_nobody_in(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(NotSentError):
         await turnstile.permit(loop.time() + 30)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_what_comes_back_after_the_close_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that the closing did not wait for gives its permit back: no task is left to tell of it."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    await waiting.turnstile.close()
+    permit.give_back()
+    assert asyncio.all_tasks() == {asyncio.current_task()}

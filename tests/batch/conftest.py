@@ -1,0 +1,17 @@
+"""Fixtures of the command's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.kit import Shop, open_shop
+
+
+@pytest.fixture
+def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A merchant with an account at a simulated gateway, a ledger file, and a shell."""
+    with open_shop(tmp_path, capsys, monkeypatch) as made:
+        yield made
