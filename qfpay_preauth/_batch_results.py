@@ -124,11 +124,15 @@ class ResultsFile:
             if not stat.S_ISREG(found.st_mode):
                 return self._begun(os.open(self.path, os.O_WRONLY | _NO_TERMINAL))
             self._make_room()
+        elif self.path.is_symlink():
+            raise FileRefusedError(f"{self.path} is a link to nowhere: {_ELSEWHERE}")
         try:
             return self._begun(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666))
+        except FileExistsError as error:
+            raise FileRefusedError(f"Another run is writing to {self.path}: {_ELSEWHERE}") from error
         except OSError:
             if self.kept is not None:
-                self.kept.rename(self.path)  # over what was begun, if anything
+                self.kept.rename(self.path)  # over what we began, if anything
             raise
 
     def _begun(self, file: int) -> int:

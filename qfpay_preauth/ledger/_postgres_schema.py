@@ -10,6 +10,7 @@ from attrs import frozen
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError, shown
 from qfpay_preauth.ledger._postgres_source import Connection
 
+MOVED_ADVICE = "Configure the new place; this one is not kept up."
 COMMAND = "qfpay-preauth ledger migrate --ledger URL"
 _LOCK = 0x71667061  # "qfpa": migrations of one database run one after another
 _TABLE = """
@@ -85,8 +86,10 @@ async def _make(connection: Connection, schema: str) -> None:
     await connection.execute(_TABLE.format(schema=schema))
 
 
-async def check(connection: Connection, where: str, schema: str, environment: str) -> None:
+async def check(connection: Connection, where: str, schema: str, environment: str, *, moved_too: bool = False) -> None:
     """Raise unless the schema is ours, of exactly our version, and of this environment.
+
+    `moved_too`: also where it says that it was moved elsewhere.
 
     Raises:
         ConfigurationError: it is not there, of an earlier version, another environment's, or was moved elsewhere.
@@ -105,7 +108,7 @@ async def check(connection: Connection, where: str, schema: str, environment: st
                 f"The ledger in schema {schema} at {where} has version {len(done)}, not {len(migrations())}.",
                 advice=f"Stop what uses it, make a backup, and run `{COMMAND}`.",
             )
-        await _check_meta(connection, where, schema, environment)
+        await _check_meta(connection, where, schema, environment, moved_too=moved_too)
 
 
 async def _applied(connection: Connection, where: str, schema: str) -> list[tuple[int, str]] | None:
@@ -140,18 +143,18 @@ def _check_same(done: list[tuple[int, str]], where: str) -> None:
         )
 
 
-async def _check_meta(connection: Connection, where: str, schema: str, environment: str) -> None:
+async def _check_meta(
+    connection: Connection, where: str, schema: str, environment: str, *, moved_too: bool = False
+) -> None:
     rows = await connection.fetch(f'SELECT name, value FROM "{schema}".meta')
     found: dict[str, str] = dict(rows)
-    if "moved_to" in found:
-        raise moved(where, found["moved_to"])
+    if "moved_to" in found and not moved_too:
+        raise ConfigurationError(moved(where, found["moved_to"]), advice=MOVED_ADVICE)
     if found.get("environment") != environment:
         owner = shown(found.get("environment"))
         raise ConfigurationError(f"The ledger in schema {schema} at {where} belongs to {owner}, not to {environment}.")
 
 
-def moved(where: str, target: str) -> ConfigurationError:
-    """The error of a ledger that was moved elsewhere."""
-    return ConfigurationError(
-        f"The ledger at {where} was moved to {target}.", advice="Configure the new place; this one is not kept up."
-    )
+def moved(where: str, target: str) -> str:
+    """What is said of a ledger that was moved elsewhere."""
+    return f"The ledger at {where} was moved to {target}."

@@ -7,7 +7,8 @@ import enum
 
 from attrs import frozen
 
-from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError, PreauthError
+from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
+from qfpay_preauth.ledger._postgres_schema import MOVED_ADVICE
 from qfpay_preauth.ledger._postgres_source import Unreachable, first_line
 
 
@@ -33,9 +34,9 @@ class Stale(Exception):
 class Moved(Exception):
     """The ledger was moved elsewhere while it was in use."""
 
-    def __init__(self, error: ConfigurationError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.error = LedgerUnavailableError(text, advice=MOVED_ADVICE)
 
 
 class Unjudged(Exception):

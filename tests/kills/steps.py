@@ -5,11 +5,13 @@ The library is not touched: the child wraps, in its own process, what the step l
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
+from qfpay_preauth._direct import Line
 from qfpay_preauth._models import Answer
 from qfpay_preauth._transport import Body, Transport
 from qfpay_preauth.ledger import _sqlite_file, _writer
@@ -57,9 +59,8 @@ def arm(order: str) -> None:
     _around(SqliteLedger, "reserve", reached, "reserving", "reserved", lambda reserved: reserved.fresh)
     _around(SqliteLedger, "conclude", reached, "concluding", "concluded")
     _around(SqliteLedger, "observe", reached, "observing", "observed")
-    _before(Body, "_hand_over", reached, "handing")
-    _around(Body, "write", reached, "", "handed")
-    _around(Body, "write_with_length", reached, "", "handed")
+    _before(Body, "hand_over", reached, "handing")
+    _after(Line, "write", reached, "handed")
     _around(Transport, "exchange", reached, "", "answered", lambda delivery: isinstance(delivery, Answer))
     _after(Writer, "_run_job", reached, "written")
     _before(_writer, "_deliver", reached, "committed")
@@ -90,7 +91,8 @@ def _after(owner: Any, name: str, reached: Callable[[str], None], step: str) -> 
         reached(step)
         return result
 
-    setattr(owner, name, wrapped)
+    static = isinstance(inspect.getattr_static(owner, name), staticmethod)
+    setattr(owner, name, staticmethod(wrapped) if static else wrapped)
 
 
 def _before(owner: Any, name: str, reached: Callable[[str], None], step: str) -> None:
