@@ -90,7 +90,9 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
     kept = {}
     for name, value in fields.items():
         shown = name if name in plain else _kept_name(name)
-        if shown is not None:
+        if type(value) is str and len(value) < _DIGITS_MIN and value.isprintable() and shown is not None:
+            kept[shown] = value  # most are so: nothing to cut, to mask or to clean
+        elif shown is not None:
             kept[shown] = _kept(value, is_id=name in ids)
     return kept
 

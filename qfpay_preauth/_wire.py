@@ -52,6 +52,7 @@ _PLAIN = _IDS | frozenset(
     ]
 )
 """Names that QFPay documents, and that name no card."""
+_OF_WHAT = ("orig_syssn", "txamt", "txcurrcd")  # a yes has to name these
 _TIME = "%Y-%m-%d %H:%M:%S"
 _TIME_READ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")  # as documented, and nothing laxer
 
@@ -230,8 +231,7 @@ def _contradiction(entry: Entry, fields: dict[str, Any]) -> str:
 
 
 def _judge_success(entry: Entry, fields: dict[str, Any], known: dict[str, Any]) -> Verdict:
-    missing = [name for name in ("orig_syssn", "txamt", "txcurrcd") if is_empty(fields.get(name))]
-    if missing:
+    if missing := [name for name in _OF_WHAT if fields.get(name) in (None, "")]:
         return _doubt(f"the answer says 0000 but not of what: no {', '.join(missing)}", mismatch=True, **known)
     syssn = _new_syssn(entry, fields)
     if syssn is None:

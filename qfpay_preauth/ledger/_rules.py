@@ -10,10 +10,13 @@ which neither capture nor unfreeze is possible) and Payment API, Refund.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from operator import attrgetter
+from typing import Any, TypeVar
 
-from attrs import evolve, frozen
+from attrs import fields, frozen
 
 from qfpay_preauth._models import (
     Authorization,
@@ -38,6 +41,24 @@ from qfpay_preauth.errors import (
     OverCaptureError,
     OverRefundError,
 )
+
+V = TypeVar("V")
+
+
+def changed(value: V, **changes: Any) -> V:
+    """`attrs.evolve` for the values of the books, in half its time: every operation changes five of them."""
+    place, read = _fields(type(value))
+    values = list(read(value))
+    for name, new in changes.items():
+        values[place[name]] = new
+    return type(value)(*values)
+
+
+@cache
+def _fields(kind: type) -> tuple[Mapping[str, int], Callable[[Any], tuple[Any, ...]]]:
+    names = [each.name for each in fields(kind)]
+    return {name: number for number, name in enumerate(names)}, attrgetter(*names)
+
 
 LEGAL_MOVES: Mapping[State, frozenset[State]] = {
     State.HELD: frozenset({State.IN_DOUBT, State.EXECUTED, State.NOT_EXECUTED}),
@@ -256,10 +277,10 @@ def concluded(stored: Entry, verdict: Verdict, at: datetime, owner: Movement | N
     taken = _taken_by_another(stored, owner)
     if verdict.judgement in (Judgement.EXECUTED, Judgement.IN_DOUBT) and taken:
         detail = f"syssn {verdict.result_syssn} already belongs to {taken}"
-        doubt = evolve(verdict, judgement=Judgement.IN_DOUBT, result_syssn=None, detail=detail, mismatch=True)
+        doubt = changed(verdict, judgement=Judgement.IN_DOUBT, result_syssn=None, detail=detail, mismatch=True)
         return Conclusion(_moved(stored, doubt, at), detail)
     if taken:
-        verdict = evolve(verdict, result_syssn=None)  # a refusal takes nobody's id
+        verdict = changed(verdict, result_syssn=None)  # a refusal takes nobody's id
     return Conclusion(_moved(stored, verdict, at), verdict.detail if verdict.mismatch else None)
 
 
@@ -293,7 +314,7 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
     state = _STATE_AFTER[verdict.judgement]
     check_move(stored, state)
     ended = state is not State.IN_DOUBT
-    return evolve(
+    return changed(
         stored,
         state=state,
         why=verdict.why or _WHY.get(verdict.judgement),
@@ -316,24 +337,24 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
 
 def claim(authorization: Authorization, amount: int) -> Authorization:
     """The authorization after a capture or an unfreeze of `amount` was reserved."""
-    return evolve(authorization, claimed=authorization.claimed + amount)
+    return changed(authorization, claimed=authorization.claimed + amount)
 
 
 def end_claim(authorization: Authorization, entry: Entry) -> Authorization:
     """The authorization after its entry ended: the claim goes, and what was executed is added."""
     done = entry.amount if entry.state is State.EXECUTED else 0
     if entry.operation is Operation.REFUND:
-        return evolve(authorization, refunded=authorization.refunded + done)
+        return changed(authorization, refunded=authorization.refunded + done)
     left = authorization.claimed - entry.amount
     if entry.operation is Operation.CAPTURE:
-        return evolve(authorization, claimed=left, captured=authorization.captured + done)
-    return evolve(authorization, claimed=left, unfrozen=authorization.unfrozen + done)
+        return changed(authorization, claimed=left, captured=authorization.captured + done)
+    return changed(authorization, claimed=left, unfrozen=authorization.unfrozen + done)
 
 
 def end_refund_claim(capture: Movement, entry: Entry) -> Movement:
     """The capture after a refund of it ended."""
     done = entry.amount if entry.state is State.EXECUTED else 0
-    return evolve(capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done)
+    return changed(capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done)
 
 
 def balance_of(authorization: Authorization, unresolved: Sequence[Entry], at: datetime) -> Balance:

@@ -6,8 +6,6 @@ import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from attrs import evolve
-
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -27,6 +25,7 @@ from qfpay_preauth._models import (
 from qfpay_preauth._windows import Claim, Grant
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import _observe, _verbs
+from qfpay_preauth.ledger._rules import changed
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
 
 
@@ -197,7 +196,7 @@ class MemoryLedger(Ledger):
 
     def get_entry(self, account: str, idempotency_key: str) -> Entry | None:
         entry = self._entries.get((account, idempotency_key))
-        return entry if entry is None or entry.raw is None else evolve(entry, raw=dict(entry.raw))
+        return entry if entry is None or entry.raw is None else changed(entry, raw=dict(entry.raw))
 
     def get_unresolved(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(self._unresolved.get((account, authorization), {}).values())
@@ -212,7 +211,7 @@ class MemoryLedger(Ledger):
 
     def put_entry(self, entry: Entry) -> None:
         if entry.raw is not None:
-            entry = evolve(entry, raw=dict(entry.raw))  # nobody else holds what is stored
+            entry = changed(entry, raw=dict(entry.raw))  # nobody else holds what is stored
         self._entries[entry.account, entry.idempotency_key] = entry
         hold = (entry.account, entry.authorization)
         self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None

@@ -101,7 +101,7 @@ def _variables(gateway: Gateway, folder: Path, plan: Plan) -> dict[str, str]:
 
 
 def write_file(gateway: Gateway, path: Path, plan: Plan, dice: random.Random) -> tuple[dict[int, BatchRow], set[int]]:
-    """Captures, and an unfreeze behind those of each second hold, 1% of the lines malformed: line → row, and bad lines."""
+    """Captures, an unfreeze behind those of each second hold, 1% of the lines malformed: line → row, and bad lines."""
     holds = [gateway.hold(9_000_000) for _ in range(-(-plan.rows // PER_HOLD))]
     wanted = captures(gateway, holds, plan.rows)
     wanted += [BatchRow(f"close-{hold}", hold, None, Operation.UNFREEZE) for hold in holds[::2]]

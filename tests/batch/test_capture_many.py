@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qfpay_preauth import (
+    Authorization,
     BatchOutcome,
     BatchRow,
     ConfigurationError,
@@ -24,6 +25,7 @@ from qfpay_preauth import (
     Settings,
 )
 from qfpay_preauth import _batch_teller as teller
+from qfpay_preauth.ledger.memory import MemoryLedger
 from qfpay_preauth.testing import Faults, Gateway
 from tests.batch.kit import by_key, captures, executed, ran, registering, sent, words
 from tests.client.kit import turns, until
@@ -256,6 +258,20 @@ async def test_rows_that_meet_429_are_executed(client: PreauthClient, qfpay_gate
     assert sent(qfpay_gateway) == 42
 
 
+async def test_a_row_that_meets_429_again_and_again(client: PreauthClient, qfpay_gateway: Gateway) -> None:
+    """More often than one call tries: the run tries it again, a bounded number of times."""
+    rows = captures(qfpay_gateway, _holds(qfpay_gateway, 2), 2)
+    attempts = client.settings.attempts_max
+    qfpay_gateway.faults.add("rate_limited", operation="capture", amount=1_000, times=2 * attempts + 1, retry_after="0")
+    assert words(await ran(client, rows)) == {"executed": 2}
+    always = qfpay_gateway.faults.add("rate_limited", operation="capture", amount=7, times=None, retry_after="0")
+    before = qfpay_gateway.faults.hits["rate_limited"]
+    (limited,) = await ran(client, [BatchRow("always", rows[0].syssn, 7)])
+    assert (limited.outcome, limited.code) == (RowOutcome.NOT_SENT, "429")
+    assert qfpay_gateway.faults.hits["rate_limited"] - before == attempts * (1 + teller.LIMITED_MAX)
+    assert always.kind == "rate_limited"
+
+
 async def test_a_gateway_that_is_away_for_a_while(client: PreauthClient, qfpay_gateway: Gateway, soon: None) -> None:
     """Rows that did not reach it are tried again a few times, then they are `not_sent`; running again is right."""
     rows = captures(qfpay_gateway, _holds(qfpay_gateway), 10)
@@ -347,6 +363,32 @@ async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway
     assert 3 <= found["executed"] <= 4
     assert found["not_sent"] == len(outcomes) - found["executed"] >= 4
     assert len(outcomes) <= 12
+
+
+class _SlowToRegister(MemoryLedger):
+    """A ledger whose registrations wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.registering, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def register(self, authorization: Authorization) -> Authorization:
+        self.registering.set()
+        await self.go_on.wait()
+        return await super().register(authorization)
+
+
+async def test_a_stop_while_a_hold_is_registered(qfpay_gateway: Gateway) -> None:
+    """A row that had not come to its request yet does not send it any more."""
+    stop, ledger = asyncio.Event(), _SlowToRegister()
+    async with client_of(qfpay_gateway, ledger) as client:
+        running = asyncio.create_task(ran(client, captures(qfpay_gateway, _holds(qfpay_gateway), 8), stop=stop))
+        await ledger.registering.wait()
+        stop.set()
+        await turns(10)
+        ledger.go_on.set()
+        assert words(await running) == {"not_sent": 8}
+    assert sent(qfpay_gateway) == 0
 
 
 async def test_a_stop_ends_the_look_for_evidence(qfpay_gateway: Gateway) -> None:

@@ -304,8 +304,10 @@ async def test_a_stop_ends_what_would_be_tried_again() -> None:
 async def test_a_stop_lets_what_is_under_way_end() -> None:
     """No further row begins; the calls are told that they may be called off; the outcomes still come."""
     stop, shop = asyncio.Event(), Shop(hold_back=True)
-    behind = [_row(f"behind-{number}", f"S-{number}") for number in range(4)]
-    running = asyncio.create_task(_ran(shop.batch([*_rows(4), *behind, *_rows(100)[4:]]), stop=stop))
+    rows = _rows(100)
+    for number in range(3):
+        rows.insert(2 * number + 1, _row(f"behind-{number}", f"S-{number}"))
+    running = asyncio.create_task(_ran(shop.batch(rows), stop=stop))
     await turns(20)
     stop.set()
     await turns(20)

@@ -9,10 +9,11 @@ import random
 import sys
 from asyncio.subprocess import PIPE
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from attrs import field, frozen
@@ -29,8 +30,9 @@ from .worker import TOTAL, Plan, client_of_plan
 ROOT = Path(__file__).resolve().parents[2]
 LOST = ("drop_before", "drop_after", "reset_after")
 CURRENCY = "HKD"
+RECONCILED_MAX = 200  # holds; with more, thousands of doubts would be looked up, which is not what is measured here
 
-Trouble = Callable[[Server, str, random.Random], Awaitable[None]]
+Trouble = Callable[[Server, str, random.Random], Coroutine[Any, Any, None]]
 """Makes trouble until it is cancelled: at a server, for the connections named after a schema."""
 
 
@@ -101,9 +103,10 @@ async def run(
         gateway.faults.clear()
         client = client_of_plan(plan)
         client._clock = Later()
-        async with client:
-            await _reconcile(client)
-        return await _compare(server, ledger.schema, gateway, reports)
+        if reconciled := holds <= RECONCILED_MAX:
+            async with client:
+                await _reconcile(client)
+        return await _compare(server, ledger.schema, gateway, reports, reconciled=reconciled)
 
 
 async def _register(client: PreauthClient, gateway: Gateway, syssns: tuple[str, ...]) -> None:
@@ -165,7 +168,9 @@ async def _reconcile(client: PreauthClient) -> None:
         before = len(report.ended)
 
 
-async def _compare(server: Server, schema: str, gateway: Gateway, reports: list[dict[str, dict[str, str]]]) -> Outcome:
+async def _compare(
+    server: Server, schema: str, gateway: Gateway, reports: list[dict[str, dict[str, str]]], *, reconciled: bool
+) -> Outcome:
     async with sql(server) as connection:
         entries = await connection.fetch(
             f'SELECT idempotency_key, syssn, amount, state, result_syssn FROM "{schema}".entries '
@@ -173,14 +178,14 @@ async def _compare(server: Server, schema: str, gateway: Gateway, reports: list[
         )
         holds = await connection.fetch(f'SELECT syssn, amount, captured, claimed FROM "{schema}".authorizations')
         await connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
-    said: Counter[str] = sum((Counter(each["said"]) for each in reports), Counter())  # type: ignore[arg-type]
+    said: Counter[str] = sum((Counter(each["said"]) for each in reports), Counter())
     theirs = {each.syssn: each for each in gateway.books.executions() if each.kind == "capture"}
     ours = {row["result_syssn"]: row for row in entries if row["state"] == "executed"}
     wrong = [f"gateway: {each}" for each in gateway.books.audit()]
     wrong += _over(holds)
     twice = Counter((each.hold_syssn, each.amount) for each in theirs.values())
     wrong += [f"executed {count} times: {what}" for what, count in twice.items() if count > 1]
-    wrong += _differences(ours, theirs, entries)
+    wrong += _differences(ours, theirs, entries, reconciled=reconciled)
     by_key = {row["idempotency_key"]: row["result_syssn"] for row in ours.values()}
     wrong += [
         f"{key} was told to be {syssn}, and is {by_key.get(key)}"
@@ -192,12 +197,14 @@ async def _compare(server: Server, schema: str, gateway: Gateway, reports: list[
     return Outcome(said, len(ours), doubts, sum(gateway.faults.hits.values()), wrong)
 
 
-def _over(holds: list[dict[str, int]]) -> list[str]:
+def _over(holds: Sequence[Any]) -> list[str]:
     taken = [(row["syssn"], row["captured"] + row["claimed"], row["amount"]) for row in holds]
     return [f"{syssn}: {sum_} taken or claimed of {amount}" for syssn, sum_, amount in taken if sum_ > amount]
 
 
-def _differences(ours: dict, theirs: dict, entries: list) -> list[str]:  # type: ignore[type-arg]
+def _differences(
+    ours: dict[str, Any], theirs: dict[str, Any], entries: Sequence[Any], *, reconciled: bool
+) -> list[str]:
     wrong = []
     for syssn, row in ours.items():
         there = theirs.get(syssn)
@@ -207,7 +214,7 @@ def _differences(ours: dict, theirs: dict, entries: list) -> list[str]:  # type:
     for syssn, there in theirs.items():
         if syssn not in ours and there.amount != 500 and (there.hold_syssn, there.amount) not in doubted:
             wrong.append(f"{there} is in no entry here")
-    # evidence was there for every one of these
-    shown = {(there.hold_syssn, there.amount) for syssn, there in theirs.items() if syssn not in ours}
-    wrong += [f"{what} is in doubt, though the gateway shows it" for what in doubted & shown]
+    if reconciled:  # evidence was there for every one of these
+        shown = {(there.hold_syssn, there.amount) for syssn, there in theirs.items() if syssn not in ours}
+        wrong += [f"{what} is in doubt, though the gateway shows it" for what in doubted & shown]
     return wrong

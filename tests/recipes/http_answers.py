@@ -1,4 +1,4 @@
-"""What a web app answers its own caller; used by both web recipes. Copy it beside the one you take.
+"""What a web app answers its own caller; used by both web recipes. Copy it beside yours.
 
 The status follows from what is known about the money (`error.outcome`), and only then from the kind of error:
 

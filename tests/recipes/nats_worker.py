@@ -1,7 +1,7 @@
 """A worker that captures what a NATS JetStream stream tells it: delivered at least once, captured at most once.
 
     export NATS_URL=nats://127.0.0.1:4222 QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db
-    python nats_worker.py
+    python -m yours.nats_worker
 
 A message on `preauth.capture` is `{"syssn": …, "amount": …}`, with `"hold": {"amount", "currency", "out_trade_no"}`
 where the hold may be new. Its id (the header `Nats-Msg-Id`) is the idempotency key. What became of it is published on
@@ -16,9 +16,9 @@ where the hold may be new. Its id (the header `Nats-Msg-Id`) is the idempotency 
 | unknown for DELIVERIES_MAX deliveries | "unknown" published, acknowledged: durably in doubt, for a person to end |
 
 While a capture runs, heartbeats keep the broker from giving the message to somebody else. When a worker or the broker
-is killed, the message comes again, and its key finds what happened. What a killed worker had written into the ledger and
-not yet sent is in doubt until a person ends it, or QFPAY_QUIET_PERIOD_S lets its absence at the gateway do so. SIGTERM
-lets what is under way end. Outcomes are published at least once too (after a crash again, under the same id).
+is killed, the message comes again, and its key finds what happened. What a killed worker had written into the ledger
+and not yet sent is in doubt until a person ends it, or QFPAY_QUIET_PERIOD_S lets its absence at the gateway do so.
+SIGTERM lets what is under way end. Outcomes are published at least once too (after a crash again, under the same id).
 """
 
 from __future__ import annotations
@@ -39,26 +39,15 @@ from nats.errors import TimeoutError as NothingCame
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
-from qfpay_preauth import (
-    Capture,
-    CredentialsRejectedError,
-    DeclinedError,
-    InvalidRequestError,
-    LedgerUnavailableError,
-    NotSentError,
-    OperationInProgressError,
-    Outcome,
-    PreauthClient,
-    PreauthError,
-    RateLimitedError,
-)
+from qfpay_preauth import Capture, InvalidRequestError, PreauthClient, PreauthError
+
+from .again import comes_again_s
 
 WORK, OUTCOMES = "preauth.capture", "preauth.outcome"
 PARALLEL = 16
 ACK_WAIT_S = float(os.environ.get("ACK_WAIT_S", "30"))  # a message that nobody heartbeats for so long comes again
 AGAIN_S = float(os.environ.get("AGAIN_S", "5"))
-DOUBT_AGAIN_S = 6 * AGAIN_S
-DELIVERIES_MAX = 1_000  # with 30 s between them some eight hours
+DELIVERIES_MAX = 1_000  # a doubt comes again every 6 * AGAIN_S: some eight hours
 
 log = logging.getLogger("preauth.worker")
 
@@ -110,7 +99,7 @@ async def handle(client: PreauthClient, jetstream: JetStreamContext, message: Ms
     except Exception:
         log.exception("a message could not be handled")
         with suppress(BrokerError, OSError):
-            await message.nak(delay=DOUBT_AGAIN_S)
+            await message.nak(delay=6 * AGAIN_S)
 
 
 async def decide(client: PreauthClient, jetstream: JetStreamContext, message: Msg) -> None:
@@ -119,7 +108,7 @@ async def decide(client: PreauthClient, jetstream: JetStreamContext, message: Ms
     try:
         result = await capture(client, key, message.data)
     except PreauthError as error:
-        again_s = comes_again_s(error)
+        again_s = comes_again_s(error, AGAIN_S)
         if again_s is not None and message.metadata.num_delivered < DELIVERIES_MAX:
             await message.nak(delay=again_s)
             return
@@ -146,18 +135,6 @@ async def capture(client: PreauthClient, key: str, data: bytes) -> Capture:
     if hold is not None:
         await client.register_authorization(syssn, hold[0], hold[1], out_trade_no=hold[2])
     return await client.capture(syssn, amount, idempotency_key=key)
-
-
-def comes_again_s(error: PreauthError) -> float | None:
-    """After how many seconds the message should come again; None: its outcome is known and final."""
-    if error.outcome is not Outcome.NOTHING_HAPPENED:
-        return DOUBT_AGAIN_S
-    if isinstance(error, RateLimitedError):
-        return max(AGAIN_S, error.retry_after_s or 0)
-    if isinstance(error, DeclinedError):
-        return 10 * DOUBT_AGAIN_S if error.retry_later else None
-    passing = (NotSentError, OperationInProgressError, LedgerUnavailableError, CredentialsRejectedError)
-    return AGAIN_S if isinstance(error, passing) else None
 
 
 async def publish(jetstream: JetStreamContext, key: str, outcome: dict[str, Any]) -> None:

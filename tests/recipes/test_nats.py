@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 from nats.js import JetStreamContext
 
-from qfpay_preauth import PreauthClient, State, errors
-from qfpay_preauth.errors import Outcome
+from qfpay_preauth import PreauthClient, State
 from qfpay_preauth.testing import Gateway
 from tests.client.kit import until
 from tests.evidence.kit import writes
 from tests.recipes import nats_worker
 from tests.recipes.broker import WHY_NOT, Broker, find_server, outcomes
-from tests.recipes.nats_worker import ask, comes_again_s, streams
+from tests.recipes.nats_worker import ask, streams
 from tests.recipes.web import ROOT, check_books, environ
 from tests.support import client_of, sqlite_url
 
@@ -67,8 +66,7 @@ async def working(client: PreauthClient, jetstream: JetStreamContext) -> AsyncIt
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages come again at once."""
-    monkeypatch.setattr(nats_worker, "AGAIN_S", 0.02)
-    monkeypatch.setattr(nats_worker, "DOUBT_AGAIN_S", 0.05)
+    monkeypatch.setattr(nats_worker, "AGAIN_S", 0.01)
 
 
 async def _empty(jetstream: JetStreamContext) -> bool:
@@ -245,37 +243,6 @@ async def test_stopped_in_the_middle(qfpay_gateway: Gateway, tmp_path: Path, bro
         assert (await outcomes(jetstream, 1))["k"]["outcome"] == "happened"
         assert await _empty(jetstream)
     await check_books(qfpay_gateway, tmp_path, {wanted["syssn"]: 20_000})
-
-
-# ------------------------------------------------------------------------------------------------ the rules alone
-
-
-@pytest.mark.parametrize(
-    ("error", "again"),
-    [
-        (errors.NotSentError("x"), True),
-        (errors.NotSentError("x", outcome=Outcome.UNKNOWN), True),
-        (errors.RateLimitedError("x", retry_after_s=90), True),
-        (errors.OperationInProgressError("x"), True),
-        (errors.LedgerUnavailableError("x"), True),
-        (errors.LedgerUnavailableError("x", outcome=Outcome.HAPPENED), True),
-        (errors.CredentialsRejectedError("x"), True),
-        (errors.DeclinedError("x", retry_later=True), True),
-        (errors.OutcomeUnknownError("x"), True),
-        (errors.DeclinedError("x"), False),
-        (errors.InvalidRequestError("x"), False),
-        (errors.OverCaptureError("x"), False),
-        (errors.AlreadyUnfrozenError("x"), False),
-        (errors.IdempotencyConflictError("x"), False),
-    ],
-    ids=lambda each: type(each).__name__,
-)
-def test_which_messages_come_again(error: errors.PreauthError, again: bool) -> None:
-    """Only what is known and final leaves the queue at once."""
-    wait_s = comes_again_s(error)
-    assert (wait_s is not None) is again
-    if isinstance(error, errors.RateLimitedError):
-        assert wait_s == 90
 
 
 def test_where_the_broker_is_found(tmp_path: Path) -> None:

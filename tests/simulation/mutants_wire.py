@@ -167,7 +167,7 @@ def release_on_cancel(patch: Patch) -> None:
 @mutant
 def the_budget_is_ignored(patch: Patch) -> None:
     """Every permit is given at once."""
-    patch(_limits.Budget, "_wait_ms", lambda self, rate, now_ms: 0)
+    patch(_limits.Budget, "_wait_ms", lambda self, now_ms: 0)
 
 
 @mutant
