@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Why,
     )
     from qfpay_preauth._money import minor_units
+    from qfpay_preauth._recover import RecoverReport
     from qfpay_preauth._settings import Credentials, Settings
     from qfpay_preauth.errors import (
         AlreadyUnfrozenError,
@@ -67,6 +68,7 @@ _ROOMS = {
         "Operation PaymentIntent ReconcileReport Refund State Transaction Unfreeze Why"
     ),
     "_money": "minor_units",
+    "_recover": "RecoverReport",
     "_settings": "Credentials Settings",
     "errors": (
         "AlreadyUnfrozenError AuthorizationClosedError AuthorizationExpiredError ConfigurationError "
@@ -120,6 +122,7 @@ __all__ = [
     "PreauthError",
     "RateLimitedError",
     "ReconcileReport",
+    "RecoverReport",
     "Refund",
     "RowOutcome",
     "RowProblem",

@@ -16,6 +16,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Hashable,
     Iterable,
     Iterator,
@@ -24,7 +25,7 @@ from collections.abc import (
 from attrs import define, field, frozen
 
 from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, stops
-from qfpay_preauth.errors import ConfigurationError, PreauthError
+from qfpay_preauth.errors import ConfigurationError
 
 PARKED_MAX = 2_000
 """How many rows wait for their hold or account while others go on."""
@@ -77,7 +78,7 @@ class Batch:
         concurrency: how many rows of one account may be under way.
         accounts: how many accounts there may be; where there are several, one more worker reads ahead.
         call_off: told when the batch stops: what has not been sent yet need not be.
-        adopt: told of each worker's task.
+        adopt: told of each task that is made.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class Batch:
         self._parked = 0
         self._again: deque[Turn] = deque()
         self._deferred: dict[Turn, tuple[asyncio.TimerHandle, Later]] = {}
-        self._preparing: asyncio.Future[None] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._lines = 0
         self._stopped = False
         self._failure: BaseException | None = None
 
     async def outcomes(
-        self, prepare: Callable[[], Awaitable[None]], stop: asyncio.Event | None = None
+        self, prepare: Callable[[], Coroutine[None, None, None]], stop: asyncio.Event | None = None
     ) -> AsyncGenerator[BatchOutcome, None]:
         """The outcomes as rows end; leaving early drains what is under way.
 
@@ -123,6 +124,7 @@ class Batch:
         """
         if stop is not None:
             self._watch = asyncio.create_task(self._stop_when(stop))
+            self._adopt(self._watch)
         try:
             await self._prepared(prepare)
             self._hire(self._concurrency + self._several)
@@ -133,13 +135,17 @@ class Batch:
         if self._failure is not None:
             raise self._failure
 
-    async def _prepared(self, prepare: Callable[[], Awaitable[None]]) -> None:
-        self._preparing = asyncio.ensure_future(prepare())
+    async def _prepared(self, prepare: Callable[[], Coroutine[None, None, None]]) -> None:
+        self._preparing = asyncio.create_task(prepare())
+        self._adopt(self._preparing)
         try:
             await self._preparing
         except asyncio.CancelledError:
-            if not self._stopped:
+            consumer = asyncio.current_task()
+            if consumer is not None and consumer.cancelling():
                 raise
+            if not self._stopped:
+                raise ConfigurationError("The client was closed before the batch had begun.") from None
 
     def stop(self) -> None:
         """Send nothing more: rows that were not sent end now, those under way run to their end."""
@@ -203,47 +209,50 @@ class Batch:
             if isinstance(ended, Later) and not self._stopped:
                 turn = self._defer(turn, ended) or await self._next()
                 continue
-            await self._tell(ended.otherwise if isinstance(ended, Later) else ended)
+            outcome = ended.otherwise if isinstance(ended, Later) else ended
+            if outcome.error is not None and stops(outcome.error):
+                self._fail(outcome.error)
+            if not self._results.offer(outcome):
+                await self._results.put(outcome)
             if self._stopped:
                 return  # what waits behind it is not begun
             turn = self._follow(turn) or await self._next()
-
-    async def _tell(self, outcome: BatchOutcome) -> None:
-        if stops(outcome.error):
-            assert isinstance(outcome.error, PreauthError)  # noqa: S101 - None stops nothing
-            self._fail(outcome.error)
-        await self._results.put(outcome)
 
     # ------------------------------------------------------------------ whose turn it is
 
     async def _next(self) -> Turn | None:
         """The next turn of whoever has room; None: there is nothing more to do."""
+        source = self._source
         while not self._stopped:
-            if (turn := self._resumed()) is not None:
+            if self._again and (turn := self._resumed()) is not None:
                 return turn
-            if self._source.ended and not self._deferred:
+            if source.ended and not self._deferred:
                 break
-            if self._source.ended or self._source.reading or self._parked >= PARKED_MAX:
+            if source.ended or source.reading or self._parked >= PARKED_MAX:
                 await self._bell.wait()
-            elif (turn := await self._read_one()) is not None:
+                continue
+            given = source.take() if source.ahead is None else await self._awaited(source)
+            if source.ended:
+                self._bell.ring_all()  # there is nothing left to wait for
+            elif (turn := await self._begun(given)) is not None:
                 return turn
         return None
 
-    async def _read_one(self) -> Turn | None:
-        """Read a row: its turn if it can run now, None if it was parked, was no row, or there is none."""
+    async def _awaited(self, source: _Source) -> object:
+        """The next row of an async iterable; one worker waits for it, the others for that one."""
         try:
-            given = await self._source.next()
+            return await source.take_ahead()
         finally:
-            # while one waits for a row the others wait for it; after the last, for nothing
-            self._bell.ring_all() if self._source.ended else self._bell.ring()
-        if self._source.ended or self._stopped:
-            return None
+            self._bell.ring()
+
+    async def _begun(self, given: object) -> Turn | None:
+        """The turn of a row if it can run now; None if it was parked, or is no row."""
         self._lines += 1
         read = self._read(given, self._lines)
-        if isinstance(read, BatchOutcome):
-            await self._tell(read)
-            return None
-        return self._placed(read)
+        if not isinstance(read, BatchOutcome):
+            return None if self._stopped else self._placed(read)
+        await self._results.put(read)
+        return None
 
     def _account(self, turn: Turn) -> _Account:
         account = self._accounts.get(turn.account)
@@ -361,28 +370,40 @@ def _key(turn: Turn) -> str:
 
 
 class _Source:
-    """The rows, one at a time."""
+    """The rows, one at a time; `ended` after the last, or after the iterator raised."""
 
     def __init__(self, rows: Iterable[object] | AsyncIterable[object]) -> None:
         self.ended = False
         self.reading = False
-        self._ahead: AsyncIterator[object] | None = None
+        self.ahead: AsyncIterator[object] | None = None
         self._next: Iterator[object] = iter(())
         if isinstance(rows, AsyncIterable):
-            self._ahead = aiter(rows)
+            self.ahead = aiter(rows)
         else:
             self._next = iter(rows)
 
-    async def next(self) -> object:
-        """The next row; after the last, `ended` is set and it is None."""
-        self.reading = True
+    def take(self) -> object:
+        """The next row of an iterable."""
         try:
-            return next(self._next) if self._ahead is None else await anext(self._ahead)
-        except (StopIteration, StopAsyncIteration):
+            return next(self._next)
+        except StopIteration:
             self.ended = True
             return None
         except BaseException:
-            self.ended = True  # an iterator that raised is not asked again
+            self.ended = True
+            raise
+
+    async def take_ahead(self) -> object:
+        """The next row of an async iterable."""
+        assert self.ahead is not None  # noqa: S101 - the caller looked
+        self.reading = True
+        try:
+            return await anext(self.ahead)
+        except StopAsyncIteration:
+            self.ended = True
+            return None
+        except BaseException:
+            self.ended = True
             raise
         finally:
             self.reading = False
@@ -399,9 +420,10 @@ class _Bell:
         self._waiting.append(future)
         try:
             await future
-        finally:
-            if not future.done() or future.cancelled():
+        except asyncio.CancelledError:
+            if future in self._waiting:  # else somebody rang, and has passed it by
                 self._waiting.remove(future)
+            raise
 
     def ring(self) -> None:
         """Wake one."""
@@ -426,7 +448,15 @@ class _Channel:
         self._room, self._more = _Bell(), _Bell()
         self._closed = self._ended = False
 
+    def offer(self, outcome: BatchOutcome) -> bool:
+        """Put it if there is room."""
+        if len(self._outcomes) >= self._limit:
+            return False
+        self.force(outcome)
+        return True
+
     async def put(self, outcome: BatchOutcome) -> None:
+        """Put it as soon as there is room (or nobody takes any more)."""
         while len(self._outcomes) >= self._limit and not self._closed:
             await self._room.wait()
         self.force(outcome)

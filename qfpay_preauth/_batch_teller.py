@@ -208,7 +208,7 @@ def _by_the_books(turn: Turn, entry: Entry | None, error: PreauthError) -> Batch
     return failed(row, line, error, RowOutcome.IN_DOUBT)
 
 
-class Counter:
+class Tellers:
     """Where rows come in: which teller a row's account means, and what cannot be read."""
 
     def __init__(self, tellers: Mapping[str | None, Teller]) -> None:
@@ -244,11 +244,12 @@ def run_batch(
             teller.call_off()
 
     async def prepare() -> None:
-        await asyncio.gather(*(teller.look_first() for teller in each))
+        for teller in each:
+            await teller.look_first()
 
     batch = Batch(
         rows,
-        Counter(tellers).read,
+        Tellers(tellers).read,
         concurrency=concurrency,
         accounts=len(each),
         call_off=call_off,

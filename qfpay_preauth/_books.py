@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from attrs import evolve
 
-from qfpay_preauth import _checks, _enquiry, _import, _outcomes, notifications
+from qfpay_preauth import _checks, _enquiry, _import, _outcomes, _recover, notifications
 from qfpay_preauth._events import move_event
 from qfpay_preauth._lifetime import ClientBase
 from qfpay_preauth._models import (
@@ -32,6 +32,7 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._money import check_amount, exponent_of
 from qfpay_preauth._reconcile import USUAL_WINDOW, Reader, run_forever, tell
+from qfpay_preauth._recover import RecoverReport
 from qfpay_preauth.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
@@ -147,6 +148,21 @@ class BooksClient(ClientBase):
             yield Expiring(hold.syssn, ends, hold.amount, hold.capturable, hold.claimed, hold.currency)
 
     # ------------------------------------------------------------------ ending doubt
+
+    async def recover(self, since: datetime | None = None) -> RecoverReport:
+        """After an older ledger was restored, and before its first write: bring in what the gateway did since.
+
+        Args:
+            since: from when on to read (aware); default: the ledger's last comparison, or its first hold.
+
+        Raises:
+            InvalidRequestError: `since` is wrong, or it is missing and the ledger knows no holds.
+            GatewayError (and its kinds), NotSentError, LedgerUnavailableError: it could not go on; call again.
+        """
+        moment = None if since is None else _checks.check_moment("since", since)
+        desk = await self._desk()
+        assert self._running is not None  # noqa: S101 - _desk has just seen to it
+        return await _recover.recover(Reader(desk), self._running.reconciler, self.account, moment)
 
     async def import_authorization(self, *, syssn: str | None = None, out_trade_no: str | None = None) -> Authorization:
         """Register a hold from the gateway's own list, with the captures, unfreeze and refunds it already has.

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from cyclopts import App, CycloptsError, Group
 
-from qfpay_preauth import _cli_demo, _cli_doctor, _cli_doubts, _cli_holds, _cli_money, _cli_run, _cli_sign
+from qfpay_preauth import _cli_demo, _cli_doctor, _cli_doubts, _cli_holds, _cli_ledger, _cli_money, _cli_run, _cli_sign
 from qfpay_preauth._cli_errors import error_object, exit_code_of, in_words
 from qfpay_preauth._cli_screen import EXIT_OK, FailedError, UsageError, emit_json_aside, fail, hush_stdout
 from qfpay_preauth.errors import PreauthError
@@ -52,6 +52,9 @@ for _order, (_name, _commands) in enumerate(_GROUPS.items()):
     _group = Group(_name, sort_key=_order)
     for _command in _commands:
         app.command(_command, name=_command.__name__.rstrip("_"), group=_group)
+
+_cli_ledger.app.group = (Group("The ledger", sort_key=len(_GROUPS)),)
+app.command(_cli_ledger.app)
 
 
 def run(arguments: Sequence[str]) -> int:

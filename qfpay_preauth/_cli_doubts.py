@@ -68,8 +68,7 @@ def events(key: TheKey, /, *, options: Options = DEFAULTS) -> int:
         account_of(profile, options)
         async with opened(profile, options) as session:
             entry = await _entry(session, key)
-            # there is no public way to an entry's history
-            history = await session.client._ledger.events(session.client.account, key)
+            history = await session.client.history(key)
             session.show({"entry": entry, "events": history}, *_entry_lines(session, entry), *map(_event_line, history))
             return EXIT_DOUBT if entry.unresolved else EXIT_OK
 
@@ -174,14 +173,15 @@ def reconcile(*, options: Options = DEFAULTS) -> int:
         async with opened(profile_of(options), options) as session:
             for name, client in session.chosen().items():
                 report = await client.reconcile()
-                session.show(report, *_report_lines(session, name, report), account=name)
-                codes.append(_code_of(report))
+                session.show(report, *report_lines(session, name, report), account=name)
+                codes.append(code_of_report(report))
         return max(codes)
 
     return asyncio.run(work())
 
 
-def _code_of(report: ReconcileReport) -> int:
+def code_of_report(report: ReconcileReport) -> int:
+    """The exit code of a pass."""
     if report.in_doubt:
         return EXIT_DOUBT
     if report.discrepancies:
@@ -189,7 +189,8 @@ def _code_of(report: ReconcileReport) -> int:
     return EXIT_OK if report.complete else EXIT_NO
 
 
-def _report_lines(session: Session, account: str, report: ReconcileReport) -> list[str]:
+def report_lines(session: Session, account: str, report: ReconcileReport) -> list[str]:
+    """A pass in words."""
     lines = [f"Account {account}:"] if len(session.clients) > 1 else []
     lines.append(f"{report.confirmed} executed operations confirmed, {len(report.ended)} doubts ended.")
     for entry in report.ended:

@@ -161,8 +161,7 @@ async def _described(session: Session, deed: Deed) -> str:
     key = f"(key {deed.idempotency_key})"
     client, of, hold = session.client, f"hold {deed.syssn}", deed.syssn
     if deed.operation is Operation.REFUND:
-        # there is no public way from a capture to its hold
-        movement = await client._ledger.movement(client.account, deed.syssn)
+        movement = await client.movement(deed.syssn)
         if movement is None:
             raise UnknownCaptureError(f"Capture {deed.syssn} is not in the ledger of account {client.account}.")
         of, hold = f"capture {deed.syssn}", movement.authorization

@@ -43,7 +43,7 @@ async def find(reader: Reader, account: str, *, syssn: str | None, out_trade_no:
     if len(holds) > 1:
         names = ", ".join(row.syssn for row in holds)
         raise InvalidRequestError(f"Several holds carry out_trade_no {out_trade_no}: {names}. Give syssn.")
-    return _authorization(holds[0], account, now)
+    return authorization_of(holds[0], account, now)
 
 
 def _is_hold(row: Transaction, syssn: str | None, out_trade_no: str | None) -> bool:
@@ -51,7 +51,7 @@ def _is_hold(row: Transaction, syssn: str | None, out_trade_no: str | None) -> b
     return named and row.orig_syssn is None and row.code == SUCCESS and row.order_type not in _GIVEN_BACK
 
 
-def _authorization(row: Transaction, account: str, now: datetime) -> Authorization:
+def authorization_of(row: Transaction, account: str, now: datetime) -> Authorization:
     if row.amount is None or row.currency is None or row.out_trade_no is None:
         raise GatewayError(f"The gateway's row of {row.syssn} lacks its amount, currency or out_trade_no.")
     return Authorization(

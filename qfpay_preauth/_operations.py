@@ -159,7 +159,7 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
     permit = desk.turnstile.try_permit()
     try:
         if permit is None and not await _known(desk, wish()):
-            permit = await _permit(desk, call)
+            permit = await _permit_or_known(desk, call, wish)
         request = wish()
         reserved = await call.guarded(desk.ledger.reserve(request))
         if not reserved.fresh:
@@ -172,6 +172,16 @@ async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tup
     finally:
         if permit is not None:
             permit.give_back()
+
+
+async def _permit_or_known(desk: Desk, call: Call, wish: Callable[[], Request]) -> Permit | None:
+    """A permit; None where there was none in time, but another process has ended the same key meanwhile."""
+    try:
+        return await _permit(desk, call)
+    except RateLimitedError:
+        if await _known(desk, wish()) is None:
+            raise
+        return None
 
 
 async def _known(desk: Desk, request: Request) -> Entry | None:

@@ -100,7 +100,7 @@ async def _holds(
         try:
             if row is None or row.orig_syssn is not None or row.code != SUCCESS:
                 raise GatewayError("The gateway does not show it as a successful pre-authorisation.")
-            holds.append(_import._authorization(row, account, reader.desk.clock.now()))
+            holds.append(_import.authorization_of(row, account, reader.desk.clock.now()))
         except GatewayError as error:
             missing.append((syssn, error.args[0]))
     return holds, missing

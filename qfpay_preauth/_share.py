@@ -26,12 +26,12 @@ Draw = Callable[[Claim], Awaitable[Grant]]
 
 
 class Part:
-    """One permit of a block; good until `use_by` (monotonic seconds)."""
+    """What is left of a block of permits; good until `use_by` (monotonic seconds)."""
 
-    __slots__ = ("block", "use_by")
+    __slots__ = ("block", "left", "use_by")
 
-    def __init__(self, block: int, use_by: float) -> None:
-        self.block, self.use_by = block, use_by
+    def __init__(self, block: int, left: int, use_by: float) -> None:
+        self.block, self.left, self.use_by = block, left, use_by
 
 
 class Share:
@@ -58,10 +58,13 @@ class Share:
     def take(self) -> Part | None:
         """A permit that was drawn before, or None."""
         while self._free:
-            part = self._free.pop()
+            part = self._free[-1]
             if part.use_by - self._terms.now() > _LAPSE_MARGIN_S:
+                part.left -= 1
+                if not part.left:
+                    self._free.pop()
                 return part
-            self._returned[part.block] += 1
+            self._return(self._free.pop())
         return None
 
     async def refill(self, waiting: int, reserve: float, *, ahead: bool) -> float:
@@ -83,7 +86,8 @@ class Share:
             )
         )
         use_by = asked + USE_WITHIN_MS / 1000
-        self._free += [Part(grant.block, use_by) for _ in range(grant.permits)]
+        if grant.permits:
+            self._free.append(Part(grant.block, grant.permits, use_by))
         return 0.0 if grant.permits else grant.wait_s
 
     def spend(self, part: Part) -> None:
@@ -94,7 +98,9 @@ class Share:
 
     def give_back(self, part: Part) -> None:
         """The permit's request was never sent: the next may have it."""
-        self._free.append(part)
+        part.left += 1
+        if part.left == 1:
+            self._free.append(part)
         self._tell_later()
 
     def park(self, seconds: float) -> None:
@@ -111,6 +117,10 @@ class Share:
             await asyncio.wait((self._teller,))
         await self._tell()
 
+    def _return(self, part: Part) -> None:
+        self._returned[part.block] += part.left
+        part.left = 0
+
     def _tell_later(self) -> None:
         if self._teller is None and not self._closed:
             self._teller = asyncio.create_task(self._tell_soon())
@@ -125,9 +135,8 @@ class Share:
             self._teller = None
 
     async def _tell(self) -> None:
-        for part in self._free:
-            self._returned[part.block] += 1
-        self._free.clear()
+        while self._free:
+            self._return(self._free.pop())
         if not (self._spent or self._returned or self._park_s):
             return
         try:

@@ -115,5 +115,6 @@ class Reads:
         # at least so long ago; less would keep what was spent in its window for longer than it is, never shorter
         spent_ms = now_ms - max(0, math.floor((asked - claim.spent_at) * 1000))
         windows, grant = exchanged(from_text(state or None), claim, now_ms, spent_ms)
-        await connection.execute(self.texts["put_windows"], claim.name, to_text(windows))
+        if claim.spent or claim.returned or claim.park_s or grant.permits:
+            await connection.execute(self.texts["put_windows"], claim.name, to_text(windows))
         return grant

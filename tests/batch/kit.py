@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qfpay_preauth import BatchOutcome, BatchRow, Operation, PreauthClient
+from qfpay_preauth import BatchOutcome, BatchRow, Operation, PreauthClient, PreauthError
 from qfpay_preauth.testing import Gateway
 from tests.support import QUICK
 
@@ -20,6 +20,24 @@ WIDE = (*HEADER, "operation", "currency", "out_trade_no", "authorized_amount", "
 async def ran(client: PreauthClient, rows: Iterable[Any] | AsyncIterable[Any], **how: Any) -> list[BatchOutcome]:
     """All outcomes of a batch, in the order they came."""
     return [outcome async for outcome in client.capture_many(rows, **how)]
+
+
+async def broken(
+    client: PreauthClient, rows: Iterable[Any] | AsyncIterable[Any], **how: Any
+) -> tuple[list[BatchOutcome], PreauthError]:
+    """The outcomes of a batch that stops, and the error that says why."""
+    found: list[BatchOutcome] = []
+    try:
+        async for outcome in client.capture_many(rows, **how):
+            found.append(outcome)
+    except PreauthError as error:
+        return found, error
+    raise AssertionError("it went on to the end")
+
+
+def holds_of(gateway: Gateway, count: int = 8) -> list[str]:
+    """Holds of 5,000.00."""
+    return [gateway.hold(500_000) for _ in range(count)]
 
 
 def by_key(outcomes: Iterable[BatchOutcome]) -> dict[str, str]:

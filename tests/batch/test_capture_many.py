@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qfpay_preauth import (
-    Authorization,
-    BatchOutcome,
     BatchRow,
-    ConfigurationError,
     Credentials,
-    CredentialsRejectedError,
     InvalidRequestError,
-    LedgerUnavailableError,
     Operation,
     PreauthClient,
-    PreauthError,
     RowOutcome,
     Settings,
 )
 from qfpay_preauth import _batch_teller as teller
-from qfpay_preauth.ledger.memory import MemoryLedger
 from qfpay_preauth.testing import Faults, Gateway
-from tests.batch.kit import by_key, captures, executed, ran, registering, sent, words
-from tests.client.kit import turns, until
+from tests.batch.kit import by_key, captures, executed, holds_of, ran, registering, sent, words
+from tests.client.kit import turns
 from tests.evidence.kit import teach_words
 from tests.support import QUICK, client_of, registered, sqlite_url
-
-
-@pytest.fixture
-async def client(qfpay_gateway: Gateway) -> AsyncIterator[PreauthClient]:
-    """A quick client with a memory ledger."""
-    async with client_of(qfpay_gateway) as client:
-        yield client
-
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
-    monkeypatch.setattr(teller, "_LOOK_FIRST_S", 0.001)
-
-
-def _holds(gateway: Gateway, count: int = 8) -> list[str]:
-    return [gateway.hold(500_000) for _ in range(count)]
-
-
-async def _broken(client: PreauthClient, rows: Any, **how: Any) -> tuple[list[BatchOutcome], PreauthError]:
-    found: list[BatchOutcome] = []
-    try:
-        async for outcome in client.capture_many(rows, **how):
-            found.append(outcome)
-    except PreauthError as error:
-        return found, error
-    raise AssertionError("it went on to the end")
-
 
 # ------------------------------------------------------------------------------------------------ once
 
@@ -67,7 +31,7 @@ async def _broken(client: PreauthClient, rows: Any, **how: Any) -> tuple[list[Ba
 async def test_everything_is_done_once(qfpay_gateway: Gateway, tmp_path: Path, ledger: str) -> None:
     """Run, and run again in a new client: the same rows are replayed with the same results, and nothing is sent."""
     url = sqlite_url(tmp_path) if ledger == "sqlite" else "memory://"
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 100)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 100)
     async with client_of(qfpay_gateway, url) as client:
         first = await ran(client, rows)
         assert words(first) == {"executed": 100}
@@ -85,7 +49,7 @@ async def test_everything_is_done_once(qfpay_gateway: Gateway, tmp_path: Path, l
 
 async def test_an_outcome_says_everything(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """Line, key, operation, ids, amount, code and message, for what was done and for what was not."""
-    (hold,) = _holds(qfpay_gateway, 1)
+    (hold,) = holds_of(qfpay_gateway, 1)
     rows = [registering(qfpay_gateway, hold, "a", 1_000, line=12), BatchRow("b", hold, 499_001), "nonsense"]
     refused, invalid, done = sorted(await ran(client, rows), key=lambda each: each.line)
     assert (done.line, done.outcome, done.operation, done.syssn) == (12, RowOutcome.EXECUTED, Operation.CAPTURE, hold)
@@ -101,7 +65,7 @@ async def test_rows_of_a_file_register_capture_unfreeze_and_refund(
     client: PreauthClient, qfpay_gateway: Gateway
 ) -> None:
     """Rows of one hold run in their order, so an unfreeze may stand right behind the captures that it follows."""
-    hold, other = _holds(qfpay_gateway, 2)
+    hold, other = holds_of(qfpay_gateway, 2)
     number = qfpay_gateway.books.holds[hold].out_trade_no
     rows: list[dict[str, Any]] = [
         {
@@ -130,7 +94,7 @@ async def test_rows_of_a_file_register_capture_unfreeze_and_refund(
 
 async def test_two_rows_with_one_key(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """The same request again is replayed; another request is refused; whatever the concurrency."""
-    one, two = _holds(qfpay_gateway, 2)
+    one, two = holds_of(qfpay_gateway, 2)
     first = registering(qfpay_gateway, one, "k", 1_000)
     outcomes = await ran(client, [first, registering(qfpay_gateway, two, "k", 1_000), first, BatchRow("k", one, 1_001)])
     assert sorted((each.line, each.outcome.value) for each in outcomes) == [
@@ -175,7 +139,7 @@ async def test_what_a_row_says_of_its_hold_must_be_so(
 async def test_doubts_are_looked_at_first(qfpay_gateway: Gateway, tmp_path: Path) -> None:
     """Lost answers are in doubt; the next run finds the evidence before its first row, and sends none of them again."""
     url = sqlite_url(tmp_path)
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 40)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 40)
     async with client_of(qfpay_gateway, url, capture_reference=True) as client:
         qfpay_gateway.faults.add("drop_after", operation="capture", times=10)
         assert words(await ran(client, rows)) == {"executed": 30, "in_doubt": 10}
@@ -189,7 +153,7 @@ async def test_doubts_are_looked_at_first(qfpay_gateway: Gateway, tmp_path: Path
 async def test_a_gateway_that_cannot_be_asked_stops_nobody(qfpay_gateway: Gateway, tmp_path: Path) -> None:
     """If the look for evidence fails, the doubts stay as they are, and the other rows go on."""
     url = sqlite_url(tmp_path)
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 4)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 4)
     async with client_of(qfpay_gateway, url) as client:
         qfpay_gateway.faults.add("drop_after", operation="capture")
         await ran(client, rows[:1])
@@ -201,7 +165,7 @@ async def test_a_gateway_that_cannot_be_asked_stops_nobody(qfpay_gateway: Gatewa
 async def test_a_twin_of_a_doubt_is_not_sent(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """It could not be told from the first by any evidence; once the doubt has ended, running again is right."""
     await teach_words(client, qfpay_gateway)
-    (hold,) = _holds(qfpay_gateway, 1)
+    (hold,) = holds_of(qfpay_gateway, 1)
     rows = [registering(qfpay_gateway, hold, "a", 1_000), BatchRow("b", hold, 1_000), BatchRow("c", hold, 2_000)]
     qfpay_gateway.faults.add("drop_after", operation="capture", amount=1_000)
     outcomes = await ran(client, rows)
@@ -214,7 +178,7 @@ async def test_a_twin_of_a_doubt_is_not_sent(client: PreauthClient, qfpay_gatewa
 async def test_a_row_under_way_elsewhere_is_waited_for(qfpay_gateway: Gateway, tmp_path: Path, soon: None) -> None:
     """Two runners on one ledger: what the other sends is replayed here, and other rows go on meanwhile."""
     url = sqlite_url(tmp_path)
-    one, two = _holds(qfpay_gateway, 2)
+    one, two = holds_of(qfpay_gateway, 2)
     rows = [registering(qfpay_gateway, one, "a", 1_000), registering(qfpay_gateway, two, "b", 2_000)]
     qfpay_gateway.faults.add("hang_after", operation="capture", amount=1_000)
     async with client_of(qfpay_gateway, url) as first, client_of(qfpay_gateway, url) as second:
@@ -235,7 +199,7 @@ async def test_a_row_under_way_elsewhere_is_waited_for(qfpay_gateway: Gateway, t
 async def test_a_row_held_by_nobody_any_more_is_in_doubt(qfpay_gateway: Gateway, tmp_path: Path, soon: None) -> None:
     """What a killed process left held is waited for until its time is over; it is never sent again."""
     url = sqlite_url(tmp_path)
-    (row,) = captures(qfpay_gateway, _holds(qfpay_gateway, 1), 1)
+    (row,) = captures(qfpay_gateway, holds_of(qfpay_gateway, 1), 1)
     async with client_of(qfpay_gateway, url, timeout_total_s=0.2) as dead:
         await dead.register_authorization(row.syssn, 500_000, "HKD", out_trade_no=str(row.out_trade_no))
         await dead._ledger.reserve(dead._request(Operation.CAPTURE, row.syssn, 1_000, "k0", 0.3))
@@ -252,7 +216,7 @@ async def test_a_row_held_by_nobody_any_more_is_in_doubt(qfpay_gateway: Gateway,
 async def test_rows_that_meet_429_are_executed(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """The account waits, and every row is executed once."""
     qfpay_gateway.faults.add("rate_limited", operation="capture", times=12, retry_after="0")
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 30)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 30)
     assert words(await ran(client, rows)) == {"executed": 30}
     assert executed(qfpay_gateway).total() == 30
     assert sent(qfpay_gateway) == 42
@@ -260,7 +224,7 @@ async def test_rows_that_meet_429_are_executed(client: PreauthClient, qfpay_gate
 
 async def test_a_row_that_meets_429_again_and_again(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """More often than one call tries: the run tries it again, a bounded number of times."""
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway, 2), 2)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway, 2), 2)
     attempts = client.settings.attempts_max
     qfpay_gateway.faults.add("rate_limited", operation="capture", amount=1_000, times=2 * attempts + 1, retry_after="0")
     assert words(await ran(client, rows)) == {"executed": 2}
@@ -274,7 +238,7 @@ async def test_a_row_that_meets_429_again_and_again(client: PreauthClient, qfpay
 
 async def test_a_gateway_that_is_away_for_a_while(client: PreauthClient, qfpay_gateway: Gateway, soon: None) -> None:
     """Rows that did not reach it are tried again a few times, then they are `not_sent`; running again is right."""
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 10)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 10)
     await qfpay_gateway.refuse_connections()
     outcomes = await ran(client, rows)
     assert words(outcomes) == {"not_sent": 10}
@@ -289,7 +253,7 @@ async def test_the_own_budget_is_waited_for(qfpay_gateway: Gateway) -> None:
     """However small it is against the deadline of a row: no row is given up for it."""
     settings = {"requests_per_second": 20, "requests_per_minute": 1_000, "deadline_s": 0.05}
     async with client_of(qfpay_gateway, **settings) as client:
-        rows = captures(qfpay_gateway, _holds(qfpay_gateway), 45)
+        rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 45)
         assert words(await ran(client, rows)) == {"executed": 45}
     arrivals = [each.at for each in qfpay_gateway.requests]
     # one request's way is short, so what is counted at sending shows at arrival
@@ -298,152 +262,10 @@ async def test_the_own_budget_is_waited_for(qfpay_gateway: Gateway) -> None:
 
 async def test_bad_rows_stop_nobody(client: PreauthClient, qfpay_gateway: Gateway) -> None:
     """Declined, refused and invalid rows among good ones."""
-    rows: list[Any] = list(captures(qfpay_gateway, _holds(qfpay_gateway), 20))
+    rows: list[Any] = list(captures(qfpay_gateway, holds_of(qfpay_gateway), 20))
     rows[3:3] = [{"idempotency_key": "x"}, None, BatchRow("far", "S-UNKNOWN", 1)]
     qfpay_gateway.faults.add("respcd", operation="capture", amount=1_005, code="1201")
     assert words(await ran(client, rows)) == {"executed": 19, "declined": 1, "invalid": 2, "refused": 1}
-
-
-# ------------------------------------------------------------------------------------------------ stops
-
-
-async def test_rejected_credentials_stop_everything(qfpay_gateway: Gateway, tmp_path: Path) -> None:
-    """At the first rejection nothing further is sent; mended, the same rows run to their end."""
-    url = sqlite_url(tmp_path)
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 200)
-    qfpay_gateway.faults.add("respcd", operation="capture", code="1108", after=20, times=None)
-    async with client_of(qfpay_gateway, url) as client:
-        outcomes, error = await _broken(client, rows, concurrency=4)
-    assert isinstance(error, CredentialsRejectedError)
-    found = words(outcomes)
-    assert found["executed"] == 20
-    assert 1 <= found["declined"] <= 4
-    assert sent(qfpay_gateway) <= 24
-    qfpay_gateway.faults.clear()
-    async with client_of(qfpay_gateway, url) as client:
-        assert words(await ran(client, rows)) == {"replayed": 20, "executed": 180}
-
-
-async def test_a_ledger_that_is_gone_stops_everything(qfpay_gateway: Gateway, tmp_path: Path) -> None:
-    """Nothing is sent that could not be recorded."""
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 50)
-    async with client_of(qfpay_gateway, sqlite_url(tmp_path)) as client:
-
-        async def pulled() -> AsyncIterator[BatchRow]:
-            for number, row in enumerate(rows):
-                if number == 10:
-                    (tmp_path / "ledger.db").rename(tmp_path / "moved.db")
-                yield row
-
-        outcomes, error = await _broken(client, pulled(), concurrency=2)
-    assert isinstance(error, LedgerUnavailableError)
-    assert len(outcomes) <= 14
-    assert sent(qfpay_gateway) <= 12
-
-
-@pytest.mark.parametrize("holds", [40, 8])
-async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway, holds: int) -> None:
-    """Rows at the turnstile are not sent any more; one that was sent is waited for, and its outcome comes."""
-    settings = {"requests_per_second": 3, "requests_per_minute": 4, "deadline_s": 60}
-    stop = asyncio.Event()
-    qfpay_gateway.faults.add("hang_after", operation="capture")
-    async with client_of(qfpay_gateway, **settings) as client:
-        rows = captures(qfpay_gateway, _holds(qfpay_gateway, holds), 40)
-        running = asyncio.create_task(ran(client, rows, concurrency=8, stop=stop))
-        await qfpay_gateway.wait_hanging()
-        await until(lambda: sent(qfpay_gateway) == 3)
-        stop.set()
-        await turns(200)
-        assert not running.done()
-        qfpay_gateway.release()
-        async with asyncio.timeout(5):  # not the minute that the budget would take
-            outcomes = await running
-    found = words(outcomes)
-    assert found["executed"] == executed(qfpay_gateway).total() == sent(qfpay_gateway)
-    assert 3 <= found["executed"] <= 4
-    assert found["not_sent"] == len(outcomes) - found["executed"] >= 4
-    assert len(outcomes) <= 12
-
-
-class _SlowToRegister(MemoryLedger):
-    """A ledger whose registrations wait."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.registering, self.go_on = asyncio.Event(), asyncio.Event()
-
-    async def register(self, authorization: Authorization) -> Authorization:
-        self.registering.set()
-        await self.go_on.wait()
-        return await super().register(authorization)
-
-
-async def test_a_stop_while_a_hold_is_registered(qfpay_gateway: Gateway) -> None:
-    """A row that had not come to its request yet does not send it any more."""
-    stop, ledger = asyncio.Event(), _SlowToRegister()
-    async with client_of(qfpay_gateway, ledger) as client:
-        running = asyncio.create_task(ran(client, captures(qfpay_gateway, _holds(qfpay_gateway), 8), stop=stop))
-        await ledger.registering.wait()
-        stop.set()
-        await turns(10)
-        ledger.go_on.set()
-        assert words(await running) == {"not_sent": 8}
-    assert sent(qfpay_gateway) == 0
-
-
-async def test_a_stop_ends_the_look_for_evidence(qfpay_gateway: Gateway) -> None:
-    """A row whose answer was lost, and that would go on looking, is in doubt at once."""
-    stop = asyncio.Event()
-    async with client_of(qfpay_gateway, patience_s=60) as client:
-        rows = captures(qfpay_gateway, _holds(qfpay_gateway), 1)
-        qfpay_gateway.faults.add("drop_after", operation="capture")
-        qfpay_gateway.faults.add("hang_before", operation="query", times=None)
-        running = asyncio.create_task(ran(client, rows, stop=stop))
-        await qfpay_gateway.wait_hanging()
-        stop.set()
-        async with asyncio.timeout(5):
-            assert words(await running) == {"in_doubt": 1}
-
-
-async def test_a_cancelled_loop_drains(client: PreauthClient, qfpay_gateway: Gateway) -> None:
-    """What was sent runs to its end and is in the ledger; nothing else is begun."""
-    qfpay_gateway.faults.add("hang_after", operation="capture", times=2)
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 50)
-    running = asyncio.create_task(ran(client, rows, concurrency=2))
-    await qfpay_gateway.wait_hanging(2)
-    running.cancel()
-    await turns(50)
-    assert not running.done()
-    qfpay_gateway.release()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert sent(qfpay_gateway) == 2
-    assert words(await ran(client, rows)) == {"replayed": 2, "executed": 48}
-
-
-async def test_a_client_that_closes_ends_the_batch(qfpay_gateway: Gateway) -> None:
-    """`aclose()` ends the workers; who waits for outcomes is told, and no task is left."""
-    client = client_of(qfpay_gateway)
-    await client.__aenter__()
-    qfpay_gateway.faults.add("hang_after", operation="capture", times=2)
-    running = asyncio.create_task(_broken(client, captures(qfpay_gateway, _holds(qfpay_gateway), 50), concurrency=2))
-    await qfpay_gateway.wait_hanging(2)
-    closing = asyncio.create_task(client.aclose())
-    await turns(20)
-    qfpay_gateway.release()
-    await closing
-    _, error = await running
-    assert isinstance(error, ConfigurationError)
-    assert sent(qfpay_gateway) == 2
-
-
-async def test_a_loop_left_and_never_closed_leaves_no_task(qfpay_gateway: Gateway) -> None:
-    """A generator that somebody keeps and forgets ends with its client."""
-    async with client_of(qfpay_gateway) as client:
-        outcomes = client.capture_many(captures(qfpay_gateway, _holds(qfpay_gateway), 50), concurrency=3)
-        await anext(outcomes)
-    assert len([each for each in asyncio.all_tasks() if "_work" in repr(each.get_coro())]) == 0
-    await outcomes.aclose()
 
 
 # ------------------------------------------------------------------------------------------------ accounts
@@ -457,7 +279,7 @@ async def test_each_account_has_its_own_money_and_budget(qfpay_gateway: Gateway,
         async with PreauthClient(
             credentials, base_url=other.url, ledger=client._ledger, settings=Settings(**slow)
         ) as second:
-            mine, theirs = _holds(qfpay_gateway, 40), _holds(other, 6)
+            mine, theirs = holds_of(qfpay_gateway, 40), holds_of(other, 6)
             rows = [registering(other, hold, f"key-{i}", 1_000, account="b") for i, hold in enumerate(theirs)]
             rows += [registering(qfpay_gateway, hold, f"key-{i}", 1_000) for i, hold in enumerate(mine)]
             rows += [BatchRow("nobody", mine[0], 5, account="c")]
@@ -482,7 +304,7 @@ async def test_wrong_arguments_are_refused_at_once(client: PreauthClient, how: d
 async def test_faults_of_every_kind(qfpay_gateway: Gateway, tmp_path: Path, soon: None) -> None:
     """Run under faults, again and again: no row moves twice, and every row says what the gateway's books say."""
     url = sqlite_url(tmp_path)
-    rows = captures(qfpay_gateway, _holds(qfpay_gateway), 120)
+    rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 120)
     qfpay_gateway.faults = Faults.random(3, 0.3)
     for _ in range(4):
         async with client_of(qfpay_gateway, url, capture_reference=True) as client:

@@ -319,8 +319,8 @@ def _with_a_disk_that_fills(shop: Shop, *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize("json_too", [False, True])
 def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -> None:
     """Sending stops at once; stderr names what was done and is in no line; run again, everything is in its place."""
-    _file(shop, _rows(shop, 600, 100))
-    shop.env |= {"QFPAY_REQUESTS_PER_SECOND": "300", "QFPAY_REQUESTS_PER_MINUTE": "15000"}
+    _file(shop, _rows(shop, 300, 60))
+    shop.env |= {"QFPAY_REQUESTS_PER_SECOND": "200", "QFPAY_REQUESTS_PER_MINUTE": "10000"}
     code, said = _with_a_disk_that_fills(shop, *RUN, *(["--json"] if json_too else []))
     assert code == 1
     assert "Stopped: the results cannot be written to results.csv (File too large)" in said
@@ -332,11 +332,11 @@ def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -
     assert written
     assert listed
     assert not written & listed
-    assert len(written | listed) == shop.do(lambda gateway: executed(gateway).total()) < 600
+    assert len(written | listed) == shop.do(lambda gateway: executed(gateway).total()) < 300
     again = shop(*RUN)
     assert again.code == 0
     assert _wrong(shop) == []
-    assert len(_outcomes(shop)) == 600
+    assert len(_outcomes(shop)) == 300
     assert shop.do(lambda gateway: max(executed(gateway).values())) == 1
 
 

@@ -190,7 +190,7 @@ def test_reconcile_with_differences(shop: Shop) -> None:
 def test_the_exit_code_of_a_report(given: dict[str, Any], code: int) -> None:
     """What is worst counts: doubts, then differences, then a gateway that could not be read as a whole."""
     report = attrs.evolve(ReconcileReport((), (), (), 0, 0, 0, 0, complete=True), **given)
-    assert _cli_doubts._code_of(report) == code
+    assert _cli_doubts.code_of_report(report) == code
 
 
 def test_a_report_in_words() -> None:
@@ -198,7 +198,7 @@ def test_a_report_in_words() -> None:
     movement = Movement("A", "M-1", "capture", "H-1", 500)
     report = ReconcileReport((), (DIFFERENCE,), (movement,), 3, 2, 1, 4, complete=False)
     words = "\n".join(
-        _cli_doubts._report_lines(cast(Session, SimpleNamespace(clients={"hk": 1, "sg": 2})), "hk", report)
+        _cli_doubts.report_lines(cast(Session, SimpleNamespace(clients={"hk": 1, "sg": 2})), "hk", report)
     )
     for each in (
         "Account hk:",

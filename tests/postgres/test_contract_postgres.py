@@ -17,6 +17,8 @@ from .server import Server
 class TestPostgresLedger(LedgerContract):
     """Every promise of the interface."""
 
+    model_steps = 150  # each is a transaction of its own
+
     @pytest.fixture(autouse=True)
     def _on(self, postgres: Server) -> None:
         self.postgres = postgres

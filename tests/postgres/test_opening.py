@@ -21,7 +21,7 @@ from qfpay_preauth.ledger._postgres_source import address_of
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 
-from .kit import drop_schema, new_schema, sql, url_of
+from .kit import new_schema, sql, url_of
 from .proxy import proxied
 from .server import Server
 
@@ -198,15 +198,20 @@ def test_checksums_do_not_depend_on_line_ends() -> None:
 # ------------------------------------------------------------------------------------------------ names and URLs
 
 
+async def _drop(server: Server, schema: str) -> None:
+    async with sql(server) as connection:
+        await connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
 async def test_schema_may_be_a_word_of_sql(postgres: Server) -> None:
     """Whatever the schema is called, it is quoted; and the search_path leads nowhere."""
-    await drop_schema(postgres, "select")
+    await _drop(postgres, "select")
     ledger = await _opened(url_of(postgres, "select"), migrate=True)
     s = Scene(ledger)
     await s.hold()
     assert (await s.captured("k1", 300)).result_syssn == "CAP-k1"
     await ledger.close()
-    await drop_schema(postgres, "select")
+    await _drop(postgres, "select")
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a-b", "1a", "a" * 64, 'a"b', "pg_mine", "a.b", "ä"])

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ async def test_an_applications_pool_works_behind_a_pooler(postgres: Server, url:
 
 
 @asynccontextmanager
-async def _bouncer(server: Server, folder: Path) -> AsyncIterator[Server]:
+async def _bouncer(server: Server) -> AsyncIterator[Server]:
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed; the pooler above stands in for it")
@@ -90,6 +91,7 @@ async def _bouncer(server: Server, folder: Path) -> AsyncIterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp())  # not below tmp_path, which only its owner may enter
     (folder / "users").write_text('"postgres" ""\n')
     (folder / "ini").write_text(
         f"[databases]\n* = host={parts.hostname} port={parts.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
@@ -97,7 +99,7 @@ async def _bouncer(server: Server, folder: Path) -> AsyncIterator[Server]:
         "default_pool_size = 3\nunix_socket_dir =\nlogfile =\n"
     )
     user = "nobody" if os.geteuid() == 0 else None
-    for each in (folder, folder / "users", folder / "ini", *folder.parents[:2]):
+    for each in (folder, folder / "users", folder / "ini"):
         each.chmod(0o755)
     process = subprocess.Popen(  # noqa: ASYNC220 - it does not block
         [program, "-q", str(folder / "ini")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, user=user
@@ -123,12 +125,10 @@ async def _answers(server: Server) -> bool:
     return True
 
 
-async def test_everything_works_behind_pgbouncer(
-    postgres: Server, url: str, qfpay_gateway: Gateway, tmp_path: Path
-) -> None:
+async def test_everything_works_behind_pgbouncer(postgres: Server, url: str, qfpay_gateway: Gateway) -> None:
     """The same behind PgBouncer in transaction mode, where it is installed."""
     schema = PostgresLedger(url).schema
-    async with _bouncer(postgres, tmp_path) as seen:
+    async with _bouncer(postgres) as seen:
         bounced = url_of(seen, schema)
         assert await PostgresLedger(bounced).migrate("sandbox") == ["0001_initial.sql"]
         async with client_of(qfpay_gateway, bounced) as client:

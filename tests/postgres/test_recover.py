@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from qfpay_preauth import (
     AuthorizationClosedError,
     InvalidRequestError,
+    OutcomeUnknownError,
     OverCaptureError,
     OverRefundError,
     PreauthClient,
@@ -31,9 +31,7 @@ async def _recover(client: PreauthClient, since: datetime | None = None) -> Reco
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def restored(
-    request: pytest.FixtureRequest, qfpay_gateway: Gateway, tmp_path: Path, url: str
-) -> AsyncIterator[dict[str, str]]:
+async def restored(request: pytest.FixtureRequest, qfpay_gateway: Gateway, tmp_path: Path, url: str) -> dict[str, str]:
     """The ledger of this morning (`url`), and the syssns of what was done since."""
     now = sqlite_url(tmp_path, "now.db")
     ids: dict[str, str] = {}
@@ -59,7 +57,7 @@ async def restored(
         await PostgresLedger(url).migrate("sandbox")
         await copy_ledger(ids["url"], url, "sandbox")
         ids["url"] = url
-    yield ids
+    return ids
 
 
 async def test_recovering_brings_in_what_was_done_since(qfpay_gateway: Gateway, restored: dict[str, str]) -> None:
@@ -113,7 +111,7 @@ async def test_what_is_pending_needs_a_person(qfpay_gateway: Gateway, restored: 
         await other.register_authorization(
             syssn, 9_000, "HKD", out_trade_no=qfpay_gateway.books.holds[syssn].out_trade_no
         )
-        with pytest.raises(Exception, match="unknown"):
+        with pytest.raises(OutcomeUnknownError):
             await other.capture(syssn, 2_000, idempotency_key="p")
     async with client_of(qfpay_gateway, restored["url"]) as client:
         report = await _recover(client)

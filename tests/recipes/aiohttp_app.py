@@ -1,7 +1,7 @@
-"""Captures in an aiohttp.web application.
+"""Captures in an aiohttp.web application. Copy it with `http_answers.py` into a package of yours, here `shop`:
 
     export QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db QFPAY_DEADLINE_S=20
-    python -m aiohttp.web -P 8080 aiohttp_app:create_app
+    python -m aiohttp.web -P 8080 shop.aiohttp_app:create_app
 
 - `POST /authorizations` registers a hold, once the browser's Payment Element has told its syssn.
 - `POST /authorizations/{syssn}/captures` `{"amount": 20000}` with an `Idempotency-Key` header; see `http_answers`.

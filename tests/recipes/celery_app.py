@@ -1,7 +1,10 @@
 """Captures as Celery tasks: forked workers, and for every task an event loop and a client of its own.
 
-    export CELERY_BROKER_URL=… CELERY_RESULT_BACKEND=… QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db
-    celery -A yours.celery_app worker --beat
+Copy it with `again.py` into a package of yours, here `shop`:
+
+    export QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db
+    export CELERY_BROKER_URL=… CELERY_RESULT_BACKEND=…
+    python -m celery -A shop.celery_app worker --beat
 
     capture.delay(syssn, 20_000, "order-17/parcel-1").get()
 

@@ -1,7 +1,7 @@
-"""Captures in a FastAPI application.
+"""Captures in a FastAPI application. Copy it with `http_answers.py` into a package of yours, here `shop`:
 
     export QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db QFPAY_DEADLINE_S=20
-    uvicorn --factory fastapi_app:create_app --timeout-graceful-shutdown 30
+    python -m uvicorn --factory shop.fastapi_app:create_app --timeout-graceful-shutdown 30
 
 - `POST /authorizations` registers a hold, once the browser's Payment Element has told its syssn.
 - `POST /authorizations/{syssn}/captures` `{"amount": 20000}` with an `Idempotency-Key` header; see `http_answers`.

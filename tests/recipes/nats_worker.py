@@ -1,7 +1,9 @@
 """A worker that captures what a NATS JetStream stream tells it: delivered at least once, captured at most once.
 
+Copy it with `again.py` into a package of yours, here `shop`:
+
     export NATS_URL=nats://127.0.0.1:4222 QFPAY_APP_CODE=… QFPAY_CLIENT_KEY=… QFPAY_LEDGER=sqlite:///ledger.db
-    python -m yours.nats_worker
+    python -m shop.nats_worker
 
 A message on `preauth.capture` is `{"syssn": …, "amount": …}`, with `"hold": {"amount", "currency", "out_trade_no"}`
 where the hold may be new. Its id (the header `Nats-Msg-Id`) is the idempotency key. What became of it is published on
@@ -35,7 +37,6 @@ from typing import Any
 import nats
 from nats.aio.msg import Msg
 from nats.errors import Error as BrokerError
-from nats.errors import TimeoutError as NothingCame
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 
@@ -75,9 +76,9 @@ async def run(client: PreauthClient, jetstream: JetStreamContext, stop: asyncio.
             continue
         try:
             messages = await orders.fetch(PARALLEL - len(under_way), timeout=1)
-        except NothingCame:
+        except TimeoutError:  # nothing came; the client raises two kinds of it
             continue
-        except BrokerError as error:  # it is away, and the connection looks for it
+        except (BrokerError, OSError) as error:  # it is away, and the connection looks for it
             log.warning("no messages: %r", error)
             await asyncio.sleep(0.5)
             continue

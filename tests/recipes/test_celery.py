@@ -20,24 +20,33 @@ from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import writes
 from tests.recipes.again import comes_again_s
 from tests.recipes.celery_app import app, capture, reconcile
-from tests.recipes.celery_child import on_a_folder
-from tests.recipes.web import ROOT, check_books, environ
+from tests.recipes.web import check_books, environ, run_copied
 from tests.support import client_of, registered, sqlite_url
+
+
+def on_a_folder(folder: Path) -> dict[str, Any]:
+    """Messages and results as files: what is tested is the forking, not the broker."""
+    for name in ("messages", "control", "results"):
+        (folder / name).mkdir()
+    messages = str(folder / "messages")
+    options = {"data_folder_in": messages, "data_folder_out": messages, "control_folder": str(folder / "control")}
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {**options, "polling_interval": 0.05},
+        "result_backend": f"file://{folder / 'results'}",
+    }
 
 
 @asynccontextmanager
 async def worker(folder: Path, given: Mapping[str, str]) -> AsyncIterator[None]:
     """A worker with two forked processes; killed at the end, all three (a warm shutdown takes Celery seven seconds)."""
-    on_a_folder(folder)
-    with (folder / "log.txt").open("ab") as output:
-        child = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "tests.recipes.celery_child", str(folder)],
-            cwd=ROOT,
-            env={**os.environ, **given},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    config = on_a_folder(folder)
+    app.conf.update(config)
+    (folder / "shop").mkdir()
+    (folder / "shop" / "on_a_folder.py").write_text(f"from .celery_app import app\n\napp.conf.update({config!r})\n")
+    flags = ["--pool=prefork", "--concurrency=2", "--without-gossip", "--without-mingle", "--loglevel=warning"]
+    command = [sys.executable, "-m", "celery", "-A", "shop.on_a_folder", "worker", *flags]
+    child = await run_copied(folder, given, command, folder / "log.txt")
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +21,7 @@ from tests.evidence.kit import writes
 from tests.recipes import nats_worker
 from tests.recipes.broker import WHY_NOT, Broker, find_server, outcomes
 from tests.recipes.nats_worker import ask, streams
-from tests.recipes.web import ROOT, check_books, environ
+from tests.recipes.web import check_books, environ, run_copied
 from tests.support import client_of, sqlite_url
 
 SERVER = find_server()
@@ -178,14 +177,7 @@ async def test_a_doubt_for_a_person(
 @asynccontextmanager
 async def worker(given: Mapping[str, str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The recipe in a process of its own; killed at the end if it still runs."""
-    with log.open("ab") as output:
-        child = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "tests.recipes.nats_worker"],
-            cwd=ROOT,
-            env={**os.environ, **given},
-            stdout=output,
-            stderr=output,
-        )
+    child = await run_copied(log.parent, given, [sys.executable, "-m", "shop.nats_worker"], log)
     try:
         yield child
     finally:

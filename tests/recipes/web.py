@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,29 @@ def free_port() -> int:
 
 
 def command(recipe: str, port: int) -> list[str]:
-    """The command that the recipe's docstring names."""
+    """The command that the recipe's docstring names, for a copy of it in `shop`."""
     if recipe == "fastapi":
         where = ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "5"]
-        return [sys.executable, "-m", "uvicorn", "--factory", "tests.recipes.fastapi_app:create_app", *where]
-    where = ["-H", "127.0.0.1", "-P", str(port)]
-    return [sys.executable, "-m", "aiohttp.web", *where, "tests.recipes.aiohttp_app:create_app"]
+        return [sys.executable, "-m", "uvicorn", "--factory", "shop.fastapi_app:create_app", *where]
+    return [sys.executable, "-m", "aiohttp.web", "-H", "127.0.0.1", "-P", str(port), "shop.aiohttp_app:create_app"]
+
+
+async def run_copied(
+    folder: Path, given: Mapping[str, str], command: Sequence[str], log: Path
+) -> asyncio.subprocess.Process:
+    """Start a command in a folder where the recipes were copied into a package `shop`, as a user copies them."""
+    (folder / "shop").mkdir(exist_ok=True)
+    for name in ("fastapi_app", "aiohttp_app", "http_answers", "nats_worker", "celery_app", "again"):
+        shutil.copy(Path(__file__).parent / f"{name}.py", folder / "shop")
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **given},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # so that those it forks can be killed with it
+        )
 
 
 @asynccontextmanager
@@ -144,14 +162,7 @@ async def process(
     recipe: str, gateway: Gateway, given: Mapping[str, str], port: int, log: Path
 ) -> AsyncIterator[tuple[Shop, asyncio.subprocess.Process]]:
     """The recipe as its docstring says to run it; killed at the end if it still runs."""
-    with log.open("ab") as output:
-        child = await asyncio.create_subprocess_exec(
-            *command(recipe, port),
-            cwd=ROOT,
-            env={**os.environ, **given},
-            stdout=output,
-            stderr=output,
-        )
+    child = await run_copied(log.parent, given, command(recipe, port), log)
     try:
         async with aiohttp.ClientSession() as session:
             shop = Shop(f"http://127.0.0.1:{port}", gateway, session)

@@ -38,10 +38,10 @@ def _replay(seed: int, focus: frozenset[str]) -> int:
     out(f"seed {seed}: on {', '.join(sorted(scenario.on)) or 'nothing'}\n")
     out(f"start {scenario.start.isoformat()}, config {scenario.config}\nsettings {scenario.settings}\n")
     out("\n".join(world.log or ()) + "\n")
-    for violation in world.auditor.violations:
+    for violation in world.violations:
         out(f"seed {seed}: {violation}\n")
-    out(f"history {world.history_hash}, {len(world.auditor.violations)} violations\n")
-    return 1 if world.auditor.violations else 0
+    out(f"history {world.history_hash}, {len(world.violations)} violations\n")
+    return 1 if world.violations else 0
 
 
 def _many(start: int, seeds: int, stop_after: int, focus: frozenset[str]) -> int:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from qfpay_preauth._models import Entry, Operation, State
 from qfpay_preauth.testing._config import linked
 from qfpay_preauth.testing._records import Movement as Moved
-from tests.simulation.process import ACCOUNT
 from tests.simulation.store import at_once
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.drawing import Scenario
+    from tests.simulation.site import Site
 
 
-def books(world: World) -> None:
+def books(site: Site) -> None:
     """Safety, at any moment: I7 as a fold of the history, and everything unresolved is listed."""
-    auditor = world.auditor
+    auditor = site.auditor
     sums: defaultdict[tuple[str, str], int] = defaultdict(int)
     for event in auditor.events:
         if event.kind in ("capture", "unfreeze", "refund"):
@@ -41,60 +41,61 @@ def books(world: World) -> None:
             auditor.fail("I7", f"{hold.syssn}: the history adds up to {folded}")
         if foreign != sums[hold.syssn, "foreign taken"]:
             auditor.fail("I7", f"{hold.syssn}: foreign is {foreign}, the history says otherwise")
-    _listed(world)
+    _listed(site)
 
 
-def _listed(world: World) -> None:
+def _listed(site: Site) -> None:
+    world = site.world
     far = world.scenario.start.replace(year=world.scenario.start.year + 1)
-    listed = {entry.idempotency_key for entry in at_once(world.store.doubts(ACCOUNT, far, None, 1000))}
-    unresolved = {entry.idempotency_key for entry in world.auditor.entries.values() if entry.unresolved}
+    listed = {entry.idempotency_key for entry in at_once(world.store.doubts(site.account, far, None, 1000))}
+    unresolved = {entry.idempotency_key for entry in site.auditor.entries.values() if entry.unresolved}
     if listed != unresolved:
-        world.auditor.fail("I12", f"unresolved {sorted(unresolved)}, listed {sorted(listed)}")
+        site.auditor.fail("I12", f"unresolved {sorted(unresolved)}, listed {sorted(listed)}")
 
 
-def doubts(world: World) -> None:
+def doubts(site: Site) -> None:
     """I12: after the calm, what is still in doubt is marked, or no rule could have ended it."""
-    for entry in world.auditor.entries.values():
-        if entry.unresolved and entry.attention is None and not _endless(world, entry):
-            world.auditor.fail("I12", f"{entry.idempotency_key} is still {entry.state.value}, and nobody is told")
+    for entry in site.auditor.entries.values():
+        if entry.unresolved and entry.attention is None and not _endless(site.world.scenario, entry):
+            site.auditor.fail("I12", f"{entry.idempotency_key} is still {entry.state.value}, and nobody is told")
 
 
-def _endless(world: World, entry: Entry) -> bool:
+def _endless(scenario: Scenario, entry: Entry) -> bool:
     """Whether a doubt may stay without anybody being told."""
-    lapses = world.scenario.window is not None and entry.operation is not Operation.REFUND
-    return lapses and "lapse" not in world.scenario.on  # it may still lapse with its window
+    lapses = scenario.window is not None and entry.operation is not Operation.REFUND
+    return lapses and "lapse" not in scenario.on  # it may still lapse with its window
 
 
-def _visible(world: World, moved: Moved) -> bool:
+def _visible(site: Site, moved: Moved) -> bool:
     """Whether the enquiry shows a movement, and names its original."""
-    return moved.syssn not in world.core.books.hidden and linked(world.core.config.link_rows, moved.kind)
+    return moved.syssn not in site.core.books.hidden and linked(site.core.config.link_rows, moved.kind)
 
 
-def agreement(world: World) -> None:
+def agreement(site: Site) -> None:
     """After the calm: every movement of the gateway's is in our books, or may be a doubt's, or is listed as a
     difference; and a wrong decision of a person has been reported."""
-    auditor = world.auditor
+    auditor = site.auditor
     listed = {each.syssn for each in auditor.discrepancies}
     for moved in auditor.gateway.values():
-        if moved.hold_syssn not in auditor.holds or not _visible(world, moved):
+        if moved.hold_syssn not in auditor.holds or not _visible(site, moved):
             continue
         ours = auditor.movements.get(moved.syssn)
         if moved.kind == "refund" and moved.orig_syssn not in auditor.movements:
             continue  # a refund of a capture that is itself still in doubt
         known = ours is not None and ours.executed
         told = moved.syssn in listed and not moved.portal
-        if not known and not told and not _may_be_a_doubts(world, moved):
+        if not known and not told and not _may_be_a_doubts(site, moved):
             auditor.fail("I12", f"the gateway's {moved.kind} {moved.syssn} of {moved.amount} is nowhere in our books")
         key = auditor.made_by.get(moved.syssn)
         entry = auditor.entries.get(key or "")
         wrong = entry is not None and entry.state is State.NOT_EXECUTED
-        if wrong and moved.syssn not in listed and ours is None and not _may_be_a_doubts(world, moved):
+        if wrong and moved.syssn not in listed and ours is None and not _may_be_a_doubts(site, moved):
             auditor.fail("I5", f"{key} was decided wrongly, and nothing tells of {moved.syssn}")
 
 
-def _may_be_a_doubts(world: World, moved: Moved) -> bool:
+def _may_be_a_doubts(site: Site, moved: Moved) -> bool:
     return any(
         (entry.unresolved or (entry.state is State.EXECUTED and entry.result_syssn is None))
         and (entry.syssn, entry.amount) == (moved.orig_syssn, moved.amount)
-        for entry in world.auditor.entries.values()
+        for entry in site.auditor.entries.values()
     )

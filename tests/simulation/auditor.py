@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qfpay_preauth._models import Authorization, ConfirmedBy, Entry, Movement, Operation, State, Why
 from qfpay_preauth.testing._records import Hold as GatewayHold
@@ -19,6 +19,9 @@ from tests.simulation.loop import KEY
 from tests.simulation.wire import Sent
 from tests.simulation.words import done_sum, short
 
+if TYPE_CHECKING:
+    from tests.simulation.drawing import Scenario
+
 FORGED = "forged"
 CAPTURE, UNFREEZE, REFUND = Operation.CAPTURE, Operation.UNFREEZE, Operation.REFUND
 _MARGIN = timedelta(seconds=61)
@@ -26,12 +29,16 @@ _CLOCKS = timedelta(seconds=3)  # two clocks differ by no more
 
 
 class Auditor:
-    """Independent books of one run."""
+    """Independent books of one account in one run; `fail` hears each invariant that is broken, and how."""
 
-    def __init__(self, say: Callable[[str], None], *, per_second: int, per_minute: int) -> None:
-        self._say = say
-        self._limits = ((1.0, per_second), (60.0, per_minute))
-        self.violations: list[str] = []
+    def __init__(self, fail: Callable[[str, str], None], account: str, scenario: Scenario) -> None:
+        self.fail = fail
+        self._account = account
+        settings, words = scenario.settings, scenario.config["order_types"]
+        self._limits = ((1.0, settings["requests_per_second"]), (60.0, settings["requests_per_minute"]))
+        self._one_budget = "shared_budget" in scenario.on  # of all processes; else each one has its own
+        self._strict = bool(settings.get("strict_expiry"))
+        self._window = settings.get("default_capture_window")
         self.entries: dict[str, Entry] = {}
         self.holds: dict[str, Authorization] = {}
         self.movements: dict[str, Movement] = {}
@@ -45,13 +52,8 @@ class Auditor:
         self.gateway_holds: dict[str, GatewayHold] = {}
         self.forced: dict[str, str] = {}
         self.last_sent: dict[str, float] = {}
-        self.words_differ = True
+        self.words_differ = words["capture"] != words["unfreeze"]
         self._requests: defaultdict[str, list[float]] = defaultdict(list)
-
-    def fail(self, invariant: str, what: str) -> None:
-        """Write a violation down."""
-        self.violations.append(f"{invariant}: {what}")
-        self._say(f"VIOLATION {invariant}: {what}")
 
     # ------------------------------------------------------------------ the wire
 
@@ -81,11 +83,12 @@ class Auditor:
         before.append(sent)
 
     def _count(self, sent: Sent, now: float) -> None:
-        moments = self._requests[sent.incarnation]
+        who = "all processes" if self._one_budget else sent.incarnation
+        moments = self._requests[who]
         moments.append(now)
         for window, limit in self._limits:
             if len(moments) > limit and moments[-1 - limit] > now - window:
-                self.fail("I13", f"{sent.incarnation}: more than {limit} requests in {window:.0f} s")
+                self.fail("I13", f"{who}: more than {limit} requests in {window:.0f} s")
 
     def on_executed(self, record: Any, cause: Sent | None) -> None:
         """The gateway moved money: I2, I4, I5."""
@@ -148,6 +151,8 @@ class Auditor:
     def _entry(self, new: Entry) -> bool:
         """I8, I5, I6 for one entry that was put; whether it was reserved by this."""
         key = new.idempotency_key
+        if new.account != self._account:
+            self.fail("I6", f"an entry of another account: {short(new)}")
         old, self.entries[key] = self.entries.get(key), new
         if old is None:
             if new.state is not State.HELD:
@@ -201,9 +206,14 @@ class Auditor:
         portal on the same original, of the very amount, made after the reservation, while the entry was in doubt, that
         carries no number. Of the same kind; or a capture of the whole remainder, where the rest is being unfrozen and
         the gateway's words do not tell a capture from an unfreeze. What a person wrongly said not to have happened is
-        like a movement of the portal."""
-        misjudged = self.forced.get(self.made_by.get(moved.syssn, "")) == "wrong"
-        if not (moved.portal or misjudged) or entry.confirmed_by is ConfirmedBy.ANSWER:
+        like a movement of the portal, and so is what was left over when the portal's was taken for it."""
+        maker = self.made_by.get(moved.syssn, "")
+        misjudged = self.forced.get(maker) == "wrong"
+        other = self.entries.get(maker)
+        left_over = (
+            other is not None and other.state is State.EXECUTED and other.result_syssn not in (None, moved.syssn)
+        )
+        if not (moved.portal or misjudged or left_over) or entry.confirmed_by is ConfirmedBy.ANSWER:
             return False
         alike = (moved.orig_syssn, moved.amount) == (entry.syssn, entry.amount)
         in_time = moved.at is not None and moved.at >= entry.reserved_at - _MARGIN
@@ -245,6 +255,10 @@ class Auditor:
             if capture is None or not capture.executed or claims + new.amount > capture.amount:
                 self.fail("I11", f"refunds of {new.syssn} are {claims}, and {short(new)} was admitted")
             return
+        if self._strict and new.operation is CAPTURE:
+            window = hold.capture_window or self._window
+            if window is not None and new.reserved_at >= (hold.authorized_at or hold.registered_at) + window:
+                self.fail("I1", f"reserved after the capture window, which binds: {short(new)}")
         taken = self._taken(new.authorization)
         if taken > hold.amount:
             self.fail("I1", f"{taken} of {hold.amount} taken or claimed after {short(new)}")

@@ -46,14 +46,15 @@ class Total:
     def add(self, seed: int, world: World) -> None:
         """Count one run."""
         self.seeds += 1
-        if world.auditor.violations:
-            self.violations[seed] = world.auditor.violations
+        if world.violations:
+            self.violations[seed] = world.violations
         self.hits.update(world.hits)
         self.virtual_s += world.loop.virtual
         self.steps += world.loop.steps
-        self.requests += sum(len(sent) for sent in world.auditor.sent.values())
-        self.entries += len(world.auditor.entries)
-        self.executions += len(world.auditor.gateway)
+        for auditor in (site.auditor for site in world.sites):
+            self.requests += sum(len(sent) for sent in auditor.sent.values())
+            self.entries += len(auditor.entries)
+            self.executions += sum(moved.hold_syssn in auditor.holds for moved in auditor.gateway.values())
 
 
 _printable = lru_cache(maxsize=4096)(_json._printable)
@@ -105,7 +106,7 @@ def catch(name: str, seeds: int, start: int = 0) -> tuple[int, str] | None:
     with undisturbed():
         for seed in range(start, start + seeds):
             with planted(name):
-                wrong = run_seed(seed, focus=focus_of(name)).auditor.violations
-            if wrong and not run_seed(seed, focus=focus_of(name)).auditor.violations:
+                wrong = run_seed(seed, focus=focus_of(name)).violations
+            if wrong and not run_seed(seed, focus=focus_of(name)).violations:
                 return seed, wrong[0]
     return None

@@ -38,7 +38,14 @@ class Scenario:
     start: datetime
     on: frozenset[str]
     processes: int
+    accounts: int
     holds: list[int]
+    """Amounts; the first hold is the first account's, the second the second's, and so on in turn."""
+    ages: list[float]
+    """How many seconds before the run each hold was made."""
+    before: list[tuple[int, int, float]]
+    """Captures made in the portal before the run: hold, amount, how many seconds before."""
+    page_size: int
     steps: list[Step]
     config: dict[str, Any]
     settings: dict[str, Any]
@@ -60,6 +67,7 @@ def draw(seed: int, focus: frozenset[str] = frozenset()) -> Scenario:
     share = dice.choice((0.08, 0.2, 0.35))
     on = frozenset(kind for kind in ALL_KINDS if dice.random() < share)
     on |= frozenset(dice.sample(LOSSES, dice.choice((0, 1, 1, 2)))) | focus
+    on -= _dear(dice) - focus
     processes = dice.choice((1, 1, 2, 2, 3))
     length = dice.choice((12.0, 30.0, 60.0, 240.0))
     late = dice.choice((1.0, 8.0, 25.0))
@@ -67,17 +75,28 @@ def draw(seed: int, focus: frozenset[str] = frozenset()) -> Scenario:
     config = _config(dice, on)
     if "quiet_period" in on:
         settings["quiet_period_s"] = late + config["query_lag"].total_seconds() + 4 * CLOCK_S + 5.0
-    if dice.random() < 0.7:
-        on -= {"lapse"}  # days of enquiries take their time
+    if "crowd" in on:
+        on -= {"lapse"}  # days of enquiries, of two pages each
     if on & {"quiet_period", "lapse"}:
         on -= {"hidden"}  # a row that is never shown cannot be told from one that never was
-    holds = [dice.choice((600, 1000, 1500, 2000)) for _ in range(dice.choice((1, 2, 2)))]
+    accounts = 2 if "accounts" in on else 1
+    holds = [dice.choice((600, 1000, 1500, 2000)) for _ in range(accounts * dice.choice((1, 2, 2)))]
+    window = timedelta(days=7) if "lapse" in on or dice.random() < 0.2 else None
+    age_s = 0.0
+    if "strict_expiry" in on:  # it ends while the run is on, for the gateway too
+        window = config["capture_window"] = timedelta(seconds=length + 60.0)
+        age_s = length + 60.0 - dice.choice((3.0, length / 2))
+        settings["default_capture_window"] = dice.choice((None, window))
     scenario = Scenario(
         seed=seed,
         start=_start(dice, on),
         on=on,
         processes=processes,
+        accounts=accounts,
         holds=holds,
+        ages=[age_s] * len(holds),
+        before=[],
+        page_size=dice.choice((2, 3, 5)) if "small_pages" in on else 100,
         steps=[],
         config=config,
         settings=settings,
@@ -89,11 +108,16 @@ def draw(seed: int, focus: frozenset[str] = frozenset()) -> Scenario:
         sqlite=dice.random() < 0.12,
         reconciler=dice.random() < 0.2,
         live=dice.random() < 0.55 or "lapse" in on,
-        window=timedelta(days=7) if "lapse" in on or dice.random() < 0.2 else None,
+        window=window,
         length_s=length,
     )
     scenario.steps = _steps(dice, scenario)
     return scenario
+
+
+def _dear(dice: random.Random) -> set[str]:
+    """What costs much time is left out of most runs: days of enquiries, and enquiries of many rows."""
+    return {kind for kind, share in (("lapse", 0.7), ("crowd", 0.75)) if dice.random() < share}
 
 
 def _start(dice: random.Random, on: frozenset[str]) -> datetime:
@@ -103,7 +127,7 @@ def _start(dice: random.Random, on: frozenset[str]) -> datetime:
 
 
 def _settings(dice: random.Random, on: frozenset[str]) -> dict[str, Any]:
-    tight = dice.random() < 0.12
+    tight = dice.random() < (0.5 if "shared_budget" in on else 0.12)
     return {
         "timeout_total_s": 5.0,
         "timeout_connect_s": 2.0,
@@ -115,6 +139,7 @@ def _settings(dice: random.Random, on: frozenset[str]) -> dict[str, Any]:
         "requests_per_second": 2 if tight else 50,
         "requests_per_minute": 20 if tight else 200,
         "capture_reference": dice.random() < 0.25,
+        "strict_expiry": "strict_expiry" in on,
     }
 
 
@@ -126,7 +151,7 @@ def _config(dice: random.Random, on: frozenset[str]) -> dict[str, Any]:
         words["capture"] = words["unfreeze"] = None
     elif dice.random() < 0.2:
         words["unfreeze"] = "close"
-    others = bool(on & {"portal_capture", "portal_unfreeze", "portal_refund", "decide_wrong"})
+    others = bool(on & {"portal_capture", "portal_unfreeze", "portal_refund", "portal_before", "decide_wrong"})
     return {
         "order_types": words,
         "link_rows": dice.choice((False, ("capture",), ("unfreeze",))) if "unlinked_rows" in on else True,
@@ -140,6 +165,7 @@ def _config(dice: random.Random, on: frozenset[str]) -> dict[str, Any]:
         "notify_url": "http://client/notify" if dice.random() < 0.75 else None,
         "notify_freeze": dice.random() < 0.2,
         "notify_delay": timedelta(seconds=dice.choice((0, 0, 2))),
+        "sign_types": frozenset({"MD5"} if "md5" in on else {"SHA256"}),
         "redelivery": tuple(timedelta(seconds=each) for each in dice.choice(((2, 10, 60), (120, 600, 600, 3600)))),
         # a gateway that lets everything through shows what the client lets slip; where people move money or decide
         # wrongly behind the client's back, only the gateway's own rules can keep the sum within the hold
@@ -158,10 +184,12 @@ def _steps(dice: random.Random, scenario: Scenario) -> list[Step]:
     for _ in range(dice.randint(3, 10)):
         steps.append(_money(dice, scenario, keys, moments))
     for _ in range(dice.randint(0, 2)):
-        steps.append(Step(_near(dice, moments, 3.0), "reconcile", _process(dice, scenario)))
+        account = {"account": dice.randrange(scenario.accounts)}
+        steps.append(Step(_near(dice, moments, 3.0), "reconcile", _process(dice, scenario), account))
     for kind in sorted(scenario.on & set(TROUBLES)):
         steps += _trouble(dice, scenario, kind, keys, moments)
-    steps.append(Step(_near(dice, moments, 3.0), "look", _process(dice, scenario)))
+    account = {"account": dice.randrange(scenario.accounts)}
+    steps.append(Step(_near(dice, moments, 3.0), "look", _process(dice, scenario), account))
     steps.sort(key=lambda step: step.at)
     return steps
 
@@ -184,10 +212,13 @@ def _money(dice: random.Random, scenario: Scenario, keys: list[dict[str, Any]], 
     hold = dice.randrange(len(scenario.holds))
     size = scenario.holds[hold]
     operation = dice.choices(("capture", "unfreeze", "refund"), (6, 2, 3))[0]
-    captures = [each["key"] for each in keys if each["operation"] == "capture"]
+    account = hold % scenario.accounts
+    mine = [each for each in keys if each["hold"] % scenario.accounts == account]
+    captures = [each["key"] for each in mine if each["operation"] == "capture"]
     if operation == "refund" and not captures:
         operation = "capture"
-    args = {"key": f"{operation[0]}{len(keys)}", "operation": operation, "hold": hold, "at": at}
+    # another account's callers use the same keys
+    args = {"key": f"{operation[0]}{len(mine)}", "operation": operation, "hold": hold, "at": at}
     if operation == "refund":
         args |= {"of": dice.choice(captures), "amount": dice.choice((100, 200, 300, size // 2))}
         at += dice.choice((1.0, 5.0, 12.0))
@@ -211,13 +242,31 @@ def _trouble(
         ]
     if kind == "pause":  # where a request may just be on its way out
         begins = [dice.choice(keys)["at"] + dice.choice((0.02, 0.5, 1.0)) * dice.random() for _ in range(2)]
-        return [Step(begin, "pause", process, {"for": dice.choice((0.5, 6.0, 25.0, 40.0))}) for begin in begins]
-    if kind in ("ledger_before", "ledger_after"):
+        later = [moment for moment in moments if moment > begins[0]] or [begins[0] + 12.0]  # when something happens
+        pauses = (0.5, 6.0, 25.0, 40.0, dice.choice(later) - begins[0] + 0.5 * dice.random())
+        return [Step(begin, "pause", process, {"for": dice.choice(pauses)}) for begin in begins]
+    if kind in ("ledger_before", "ledger_after", "crowd"):
+        return []
+    if kind == "portal_before":
+        _portal_before(dice, scenario, keys)
         return []
     if kind == "conflict":
         return [Step(at + 3.0, "conflict", process, dice.choice(keys))]
     what, args = _by_people(dice, scenario, kind)
     return [Step(at + (dice.choice((4.0, 15.0)) if what == "decide" else 0.0), what, process, args)]
+
+
+def _portal_before(dice: random.Random, scenario: Scenario, keys: list[dict[str, Any]]) -> None:
+    """On a hold that is not new, somebody captured the very amount that we shall capture, or unfreeze: all of it."""
+    operation = dice.choice(("capture", "unfreeze"))
+    wanted = [each for each in keys if each["operation"] == operation]
+    if not wanted:
+        return
+    one, ago_s = dice.choice(wanted), dice.choice((90.0, 600.0, 1_800.0))
+    hold = one["hold"]
+    if "strict_expiry" not in scenario.on:
+        scenario.ages[hold] = ago_s + 60.0
+    scenario.before.append((hold, one["amount"] or scenario.holds[hold], min(ago_s, scenario.ages[hold] - 1.0)))
 
 
 def _by_people(dice: random.Random, scenario: Scenario, kind: str) -> tuple[str, dict[str, Any]]:
@@ -229,7 +278,9 @@ def _by_people(dice: random.Random, scenario: Scenario, kind: str) -> tuple[str,
     if kind.startswith("portal_"):
         return "portal", {"kind": kind[7:], "hold": hold, "share": dice.choice((0, 100, 300, 600))}
     if kind in ("decide_right", "decide_wrong"):
-        return "decide", {"right": kind == "decide_right"}
+        return "decide", {"right": kind == "decide_right", "account": hold % scenario.accounts}
+    if kind in ("old_notice", "rotation"):
+        return kind, {"account": hold % scenario.accounts}
     return kind, {"hold": hold} if kind == "import" else {}
 
 

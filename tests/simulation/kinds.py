@@ -66,9 +66,13 @@ TROUBLES = (
     "import",
     "conflict",
     "old_notice",
+    "portal_before",
+    "crowd",
 )
 OPEN_QUESTIONS = ("words_equal", "words_missing", "unlinked_rows", "query_lag", "month_edge", "quiet_period", "lapse")
-ALL_KINDS = (*WIRE_KINDS, *NOTICE_KINDS, *TROUBLES, *OPEN_QUESTIONS)
+SET_UPS = ("accounts", "mchid", "md5", "shared_budget", "strict_expiry", "small_pages")
+"""How the merchant is set up: several accounts in one ledger, one app with merchant ids, the older signature …"""
+ALL_KINDS = (*WIRE_KINDS, *NOTICE_KINDS, *TROUBLES, *OPEN_QUESTIONS, *SET_UPS)
 
 LOSSES = (
     "drop_after",

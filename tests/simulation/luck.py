@@ -11,6 +11,7 @@ from qfpay_preauth.testing._faults import Rule
 from tests.simulation.kinds import NOTICE_KINDS, WIRE_KINDS
 
 if TYPE_CHECKING:
+    from tests.simulation.site import Site
     from tests.simulation.world import World
 
 _CONNECTING = frozenset({"not_connected", "cut_before_body"})
@@ -29,8 +30,9 @@ _ANSWERS = (
 )
 
 
-def fault(world: World, operation: str) -> Rule | None:
+def fault(site: Site, operation: str) -> Rule | None:
     """The rule that strikes a request, drawn from the kinds that are on."""
+    world = site.world
     write = operation in ("capture", "unfreeze", "refund")
     kinds = [
         kind
@@ -43,7 +45,7 @@ def fault(world: World, operation: str) -> Rule | None:
     if not kinds:
         return None
     kind = world.dice.choice(kinds)
-    if write and world.core.waiting_swap is not None and "swapped" in world.scenario.on:
+    if write and site.core.waiting_swap is not None and "swapped" in world.scenario.on:
         kind = "swapped"  # somebody waits to change places
     if kind != "swapped":  # counted when two answers really changed places
         world.hits[kind] += 1

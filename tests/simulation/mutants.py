@@ -21,12 +21,17 @@ FOCUS: dict[str, tuple[str, ...]] = {
     "a_pending_row_is_a_no": ("pending",),
     "a_redirect_is_a_yes": ("redirect",),
     "a_replay_sends_again": ("drop_after",),
+    "a_drawn_permit_does_not_count": ("shared_budget",),
     "a_row_of_any_hold_counts": ("drop_after",),
+    "a_row_of_any_time_counts": ("portal_before", "drop_before", "hang_before", "reset_before"),
     "a_syssn_is_claimed_twice": ("pending",),
     "accept_a_mismatching_yes": ("altered", "swapped"),
+    "accounts_share_their_ids": ("accounts",),
+    "accounts_share_their_keys": ("accounts",),
     "an_unlisted_code_is_a_no": ("unlisted_after",),
     "anybody_ends_a_fresh_entry": ("pause", "late"),
     "believe_a_mismatching_refusal": ("foreign_refusal",),
+    "every_process_has_its_own_budget": ("shared_budget",),
     "first_page_only": ("shifted", "drop_after"),
     "follow_redirects": ("redirect",),
     "held_entries_expire": ("pause", "hang_after", "kill_at_step"),
@@ -36,8 +41,12 @@ FOCUS: dict[str, tuple[str, ...]] = {
     "release_on_an_empty_enquiry": ("late_hang",),
     "release_on_cancel": ("cancel", "hang_after"),
     "send_after_send_by": ("pause",),
+    "strict_expiry_is_ignored": ("strict_expiry",),
+    "the_merchant_id_is_left_out": ("mchid",),
     "the_quiet_period_is_skipped": ("quiet_period", "late_hang", "late"),
+    "the_signature_is_always_sha256": ("md5",),
     "this_month_only": ("month_edge",),
+    "two_equal_readings_are_wanted": ("crowd", "drop_after", "hang_after"),
 }
 """Kinds of trouble that are always on for a mutant, to find it in fewer seeds; any seed could find it without."""
 
@@ -51,7 +60,12 @@ def mutant(plant: Callable[[Patch], None]) -> Callable[[Patch], None]:
 @contextmanager
 def planted(name: str | None) -> Iterator[None]:
     """Run with a wrong client (None: with the right one)."""
-    from tests.simulation import mutants_evidence, mutants_ledger, mutants_wire  # noqa: F401 - they register
+    from tests.simulation import (  # noqa: F401 - they register
+        mutants_evidence,
+        mutants_ledger,
+        mutants_shared,
+        mutants_wire,
+    )
 
     with ExitStack() as stack:
 

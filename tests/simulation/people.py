@@ -9,35 +9,37 @@ from qfpay_preauth.errors import Outcome
 from tests.simulation.process import Process
 
 if TYPE_CHECKING:
-    from tests.simulation.world import World
+    from tests.simulation.site import Site
 
 
-async def look(world: World, process: Process, syssn: str) -> None:
+async def look(site: Site, process: Process) -> None:
     """Read everything that can be read; it must not change anything."""
-    balance = await process.client.balance(syssn)
+    client = process.clients[site.number]
+    balance = await client.balance(site.holds[0].syssn)
     if balance.capturable < 0 or balance.capturable > balance.authorized:
-        world.auditor.fail("I1", f"capturable is {balance.capturable} of {balance.authorized}")
-    async for doubt in process.client.in_doubt():
-        if world.auditor.entries[doubt.idempotency_key].amount != doubt.amount:
-            world.auditor.fail("I7", f"the listed doubt {doubt.idempotency_key} is not what was committed")
-    async for _ in process.client.expiring(timedelta(days=1)):
+        site.auditor.fail("I1", f"capturable is {balance.capturable} of {balance.authorized}")
+    async for doubt in client.in_doubt():
+        if site.auditor.entries[doubt.idempotency_key].amount != doubt.amount:
+            site.auditor.fail("I7", f"the listed doubt {doubt.idempotency_key} is not what was committed")
+    async for _ in client.expiring(timedelta(days=1)):
         pass
 
 
-async def decide(world: World, process: Process, *, right: bool) -> None:
+async def decide(site: Site, process: Process, *, right: bool) -> None:
     """Decide one doubt: after a look at the gateway's own books, or against them."""
-    doubts = [doubt async for doubt in process.client.in_doubt()]
+    world, client = site.world, process.clients[site.number]
+    doubts = [doubt async for doubt in client.in_doubt()]
     if not doubts:
         return
     key = world.dice.choice(doubts).idempotency_key
-    done = world.auditor.executions[key]
-    settled = bool(done) or world.loop.virtual > world.auditor.last_sent.get(key, 0.0) + world.scenario.late_s + 10.0
+    done = site.auditor.executions[key]
+    settled = bool(done) or world.loop.virtual > site.auditor.last_sent.get(key, 0.0) + world.scenario.late_s + 10.0
     if right and (not settled or len(done) > 1):
         return  # nobody can know yet
     happened = bool(done) if right else not done
     syssn = done[0][1].syssn if right and done and world.dice.random() < 0.7 else None
     outcome = Outcome.HAPPENED if happened else Outcome.NOTHING_HAPPENED
-    world.auditor.forced[key] = "right" if right else "wrong"
+    site.auditor.forced[key] = "right" if right else "wrong"
     world.hits["decide_right" if right else "decide_wrong"] += 1
-    world.note(f"operator: {key} is decided {'rightly' if right else 'wrongly'}: {outcome.value}")
-    await process.client.resolve(key, outcome, reason="simulated", syssn=syssn)
+    site.note(f"operator: {key} is decided {'rightly' if right else 'wrongly'}: {outcome.value}")
+    await client.resolve(key, outcome, reason="simulated", syssn=syssn)

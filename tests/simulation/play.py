@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qfpay_preauth import errors
 from qfpay_preauth.testing._portal import act
-from qfpay_preauth.testing._records import Hold, Refusal
+from qfpay_preauth.testing._records import Refusal
 from tests.simulation import audit_end, people
 from tests.simulation.calls import Calls
 from tests.simulation.drawing import Step
 from tests.simulation.process import Process
 
 if TYPE_CHECKING:
+    from tests.simulation.site import Site
     from tests.simulation.world import World
 
 
@@ -28,7 +31,8 @@ async def play(world: World) -> None:
     await stage.until(world.scenario.length_s)
     if world.scenario.live:
         await stage.calm()
-    audit_end.books(world)
+    for site in world.sites:
+        audit_end.books(site)
     await stage.clear()
 
 
@@ -46,22 +50,35 @@ class Stage(Calls):
 
     async def open(self) -> None:
         """The customers' holds are made, and the processes start."""
-        world = self.world
-        for amount in world.scenario.holds:
-            self.holds.append(world.core.books.hold(amount, "HKD", world.gateway_now()))
-        for number in range(world.scenario.processes):
+        world, scenario = self.world, self.world.scenario
+        for number, amount in enumerate(scenario.holds):
+            site, ago = self.site_of(number), timedelta(seconds=scenario.ages[number])
+            site.holds.append(site.core.books.hold(amount, "HKD", world.gateway_now() - ago))
+        for number, amount, ago_s in scenario.before:
+            self._before(number, amount, world.gateway_now() - timedelta(seconds=ago_s))
+        for site in world.sites:
+            site.crowd.before()
+        for number in range(scenario.processes):
             self._start(number)
-        for number, hold in enumerate(self.holds):
-            if number == 0 and "import" in world.scenario.on:
+        for number in range(len(scenario.holds)):
+            if number == 0 and "import" in scenario.on:
                 continue
-            await world.processes[0].spawn(self._register(world.processes[0], hold))
+            await world.processes[0].spawn(self._register(world.processes[0], number))
 
-    async def _register(self, process: Process, hold: Hold) -> None:
-        await process.client.register_authorization(
+    def _before(self, number: int, amount: int, at: datetime) -> None:
+        """Somebody captured in the portal before anything was known here."""
+        act(self.site_of(number).core.books, "capture", self.syssn_of(number), amount, at)
+        self.world.hits["portal_before"] += 1
+
+    async def _register(self, process: Process, number: int) -> None:
+        site = self.site_of(number)
+        hold = site.core.books.holds[self.syssn_of(number)]
+        await process.clients[site.number].register_authorization(
             hold.syssn,
             hold.amount,
             hold.currency,
             out_trade_no=hold.out_trade_no,
+            authorized_at=hold.at if self.world.scenario.ages[number] else None,
             capture_window=self.world.scenario.window,
         )
 
@@ -74,7 +91,8 @@ class Stage(Calls):
             self.world.processes.append(process)
         interval_s = max(10.0, self.world.scenario.length_s / 4)
         if number == 0 and self.world.scenario.reconciler and not self.world.calm:
-            self.reconcilers.append(process.spawn(self._quietly(lambda: process.client.run_reconciler(interval_s))))
+            for client in process.clients:
+                self.reconcilers.append(process.spawn(self._quietly(partial(client.run_reconciler, interval_s))))
 
     # ------------------------------------------------------------------ steps
 
@@ -97,17 +115,17 @@ class Stage(Calls):
 
     def _do_conflict(self, process: Process, **args: Any) -> None:
         """The same key for something else."""
-        if process.usable and args["key_"] in self.world.auditor.entries:
+        if process.usable and args["key_"] in self.site_of(args["hold_"]).auditor.entries:
             self.world.hits["conflict"] += 1
             process.spawn(self._conflict(process, args), args["key_"])
 
-    def _do_reconcile(self, process: Process) -> None:
+    def _do_reconcile(self, process: Process, account_: int) -> None:
         if process.usable:
-            process.spawn(self._quietly(process.client.reconcile))
+            process.spawn(self._quietly(process.clients[account_].reconcile))
 
-    def _do_look(self, process: Process) -> None:
+    def _do_look(self, process: Process, account_: int) -> None:
         if process.usable:
-            process.spawn(self._quietly(lambda: people.look(self.world, process, self.holds[0].syssn)))
+            process.spawn(self._quietly(lambda: people.look(self.world.sites[account_], process)))
 
     async def _quietly(self, what: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -141,7 +159,8 @@ class Stage(Calls):
             process.spawn(self._close(process, restart=True))
 
     async def _close(self, process: Process, *, restart: bool) -> None:
-        await process.client.aclose()
+        for client in process.clients:
+            await client.aclose()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         mine = asyncio.current_task()
@@ -152,7 +171,7 @@ class Stage(Calls):
                 name for name in names if "simulation" not in name and not name.startswith(("Stage", "Postman"))
             ]
             if strangers:
-                self.world.auditor.fail("I14", f"left after aclose(): {strangers}")
+                self.world.fail("I14", f"left after aclose(): {strangers}")
         if restart and not process.dead:
             process.dead = True
             self.world.outside(0.0, self._start, process.number)
@@ -161,26 +180,20 @@ class Stage(Calls):
         process.clock.offset_s = self.world.clock_offset()
         self.world.hits["clock_jump"] += 1
 
-    def _do_rotation(self, process: Process) -> None:
+    def _do_rotation(self, process: Process, account_: int) -> None:
         """The merchant's key changes; the process is started again with the new one."""
-        world = self.world
-        if world.keys[1] is None:
-            world.keys = "KEY_OF_THE_SECOND_YEAR", world.keys[0]
-            world.core.config.client_key, world.core.config.other_keys = world.keys[0], (str(world.keys[1]),)
-            world.hits["rotation"] += 1
+        self.world.hits["rotation"] += self.world.sites[account_].rotate()
         self._do_close(process)
 
     def _do_portal(self, process: Process, kind_: str, hold_: int, share_: int) -> None:
         """A person does something in the merchant portal."""
-        world, hold = self.world, self.holds[hold_]
-        done = [each for each in world.core.books.of_hold(hold.syssn) if each.executed and each.kind == "capture"]
-        target = hold.syssn if kind_ != "refund" else done[-1].syssn if done else ""
-        if not target or not world.core.books.left(target):
+        world, hold, books = self.world, self.syssn_of(hold_), self.site_of(hold_).core.books
+        done = [each for each in books.of_hold(hold) if each.executed and each.kind == "capture"]
+        target = hold if kind_ != "refund" else done[-1].syssn if done else ""
+        if not target or not books.left(target):
             return  # nothing is left to do
         try:
-            act(
-                world.core.books, kind_, target, share_ if share_ and kind_ != "unfreeze" else None, world.gateway_now()
-            )
+            act(books, kind_, target, share_ if share_ and kind_ != "unfreeze" else None, world.gateway_now())
         except (Refusal, ValueError) as refusal:
             world.note(f"portal: {refusal}")
         else:
@@ -189,18 +202,19 @@ class Stage(Calls):
     def _do_import(self, process: Process, hold_: int) -> None:
         if process.usable:
             self.world.hits["import"] += 1
-            syssn = self.holds[hold_].syssn
-            process.spawn(self._quietly(lambda: process.client.import_authorization(syssn=syssn)))
+            client, syssn = process.clients[self.site_of(hold_).number], self.syssn_of(hold_)
+            process.spawn(self._quietly(lambda: client.import_authorization(syssn=syssn)))
 
-    def _do_old_notice(self, process: Process) -> None:
+    def _do_old_notice(self, process: Process, account_: int) -> None:
         """Somebody posts a genuine notice again."""
-        if self.world.postman.genuine:
+        postman = self.world.sites[account_].postman
+        if postman.genuine:
             self.world.hits["old_notice"] += 1
-            self.world.postman.post(self.world.dice.choice(self.world.postman.genuine))
+            postman.post(self.world.dice.choice(postman.genuine))
 
-    def _do_decide(self, process: Process, right_: bool) -> None:
+    def _do_decide(self, process: Process, account_: int, right_: bool) -> None:
         if process.usable:
-            process.spawn(self._quietly(lambda: people.decide(self.world, process, right=right_)))
+            process.spawn(self._quietly(lambda: people.decide(self.world.sites[account_], process, right=right_)))
 
     # ------------------------------------------------------------------ the calm after the storm
 
@@ -218,30 +232,38 @@ class Stage(Calls):
         await self.until(world.loop.virtual + scenario.settings["deadline_s"] + 8.0 + quiet)
         process = next(each for each in world.processes if each.usable)
         for pause_s in (1.0, 12.0, 12.0) if quiet else (12.0,):
-            await process.spawn(self._pass(process))
+            await self._passes(process)
             await self.until(world.loop.virtual + pause_s)
         if "lapse" in scenario.on:
             await self.until(world.loop.virtual + 8.1 * 86_400)
             for pause_s in (60.0, 60.0):
-                await process.spawn(self._pass(process))
+                await self._passes(process)
                 await self.until(world.loop.virtual + pause_s)
-        audit_end.doubts(world)
-        for key, args in list(self.asked.items()):
+        for site in world.sites:
+            audit_end.doubts(site)
+        for (_, key), args in list(self.asked.items()):
             await process.spawn(self.call(process, **{k: v for k, v in args.items() if k != "timeout_"}), key)
         await self.until(world.loop.virtual + 12.0)
-        await process.spawn(self._pass(process))
-        audit_end.agreement(world)
+        await self._passes(process)
+        for site in world.sites:
+            audit_end.agreement(site)
         for each in world.processes:
             if each.usable:
                 await each.spawn(self._close(each, restart=False))
 
-    async def _pass(self, process: Process) -> None:
+    async def _passes(self, process: Process) -> None:
+        for site in self.world.sites:
+            await process.spawn(self._pass(site, process))
+
+    async def _pass(self, site: Site, process: Process) -> None:
         try:
-            report = await process.client.reconcile()
+            report = await process.clients[site.number].reconcile()
         except errors.PreauthError as error:
-            self.world.auditor.fail("I12", f"reconcile() failed though nothing is wrong any more: {error}")
+            site.auditor.fail("I12", f"reconcile() failed though nothing is wrong any more: {error}")
         else:
-            self.world.note(f"reconcile: {len(report.ended)} ended, {report.in_doubt} in doubt")
+            site.note(f"reconcile: {len(report.ended)} ended, {report.in_doubt} in doubt")
+            if not report.complete:
+                site.auditor.fail("I12", "a pass could not read the enquiry as a whole, though nothing is wrong")
 
     async def clear(self) -> None:
         """After the audit: let go of every task, also of the dead's, so that nothing is left to the collector."""

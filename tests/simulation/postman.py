@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qfpay_preauth import notifications
@@ -14,7 +13,7 @@ from tests.simulation.auditor import FORGED
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
-    from tests.simulation.world import World
+    from tests.simulation.site import Site
 
 BODY_BYTES_MAX = 65_536
 _TIMEOUT_S = 5.0
@@ -30,26 +29,27 @@ class _Round:
 class Postman:
     """Takes from the courier what is due, and posts it."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._world = site.world
         self.genuine: list[Post] = []
 
     def wake(self) -> None:
         """Look again when the next letter is due."""
-        due = self._world.core.courier.next_due
+        due = self._site.core.courier.next_due
         if due is not None:
             wait_s = max(0.0, (due - self._world.gateway_now()).total_seconds())
             self._world.outside(wait_s + 1e-4, self._deliver)
 
     def _deliver(self) -> None:
         world = self._world
-        courier = world.core.courier
-        while (taken := courier.take(world.gateway_now(), world.core.faults)) is not None:
+        courier = self._site.core.courier
+        while (taken := courier.take(world.gateway_now(), self._site.core.faults)) is not None:
             letter, rule = taken
-            made = posts(letter, rule, world.core.config.client_key)
+            made = posts(letter, rule, self._site.core.config.client_key)
             if not made:
-                world.note(f"postman: the notice of {letter.syssn} is lost")
-                courier.answered(letter, False, world.gateway_now(), world.core.config.redelivery)
+                self._site.note(f"postman: the notice of {letter.syssn} is lost")
+                courier.answered(letter, False, world.gateway_now(), self._site.core.config.redelivery)
                 continue
             self.genuine.append((letter.body, letter.headers))
             delivery = _Round(letter, rule, made)
@@ -65,21 +65,22 @@ class Postman:
             world.outside(_TIMEOUT_S, self._answered, post, delivery, 0)
             return
         process = world.dice.choice(there)
-        genuine = _genuine(post, process)
+        genuine = self._genuine(post, process)
         answers: list[int] = []
         process.spawn(self._hand_in(process, post, answers, genuine), "" if genuine else FORGED)
         world.outside(_TIMEOUT_S, self._timed_out, post, delivery, answers)
 
     async def _hand_in(self, process: Process, post: Post, answers: list[int], genuine: bool) -> None:
         body, headers = post
-        status, _ = await notifications._answer(process.client, headers.get("Content-Type", ""), headers, body)
+        status, _ = await notifications._answer(
+            process.clients[self._site.number], headers.get("Content-Type", ""), headers, body
+        )
         answers.append(status)
-        world = self._world
-        world.note(f"{process.name} answers a {'genuine' if genuine else 'forged'} notice with {status}")
+        self._site.note(f"{process.name} answers a {'genuine' if genuine else 'forged'} notice with {status}")
         if status == 200 and not genuine:
-            world.auditor.fail("I16", "a forged notification was accepted")
-        if status == 200 and hashlib.sha256(body).hexdigest() not in world.auditor.notices:
-            world.auditor.fail("I16", "a notification was acknowledged before it was stored")
+            self._site.auditor.fail("I16", "a forged notification was accepted")
+        if status == 200 and hashlib.sha256(body).hexdigest() not in self._site.auditor.notices:
+            self._site.auditor.fail("I16", "a notification was acknowledged before it was stored")
 
     def _timed_out(self, post: Post, delivery: _Round | None, answers: list[int]) -> None:
         self._answered(post, delivery, answers[0] if answers else 0)
@@ -92,19 +93,14 @@ class Postman:
         delivery.heard = delivery.heard or status == 200
         if not delivery.left:
             heard = delivery.heard and counts(delivery.rule)
-            redelivery = world.core.config.redelivery
-            world.core.courier.answered(delivery.letter, heard, world.gateway_now(), redelivery)
+            redelivery = self._site.core.config.redelivery
+            self._site.core.courier.answered(delivery.letter, heard, world.gateway_now(), redelivery)
             self.wake()
 
-
-def _genuine(post: Post, process: Process) -> bool:
-    """Whether a process has to accept these bytes: short enough, and signed with a key that it knows."""
-    body, headers = post
-    return len(body) <= BODY_BYTES_MAX and headers.get("X-QF-SIGN") in signatures(body, process)
-
-
-def signatures(body: bytes, process: Process) -> Mapping[str, None]:
-    """The right signatures of a body for a process's keys."""
-    given = process.client._credentials
-    keys = [key for key in (given.client_key, given.previous_client_key) if key]
-    return {hashlib.md5(body + key.encode()).hexdigest().upper(): None for key in keys}
+    def _genuine(self, post: Post, process: Process) -> bool:
+        """Whether a process has to accept these bytes: short enough, and signed with a key that it knows."""
+        body, headers = post
+        given = process.clients[self._site.number]._credentials
+        keys = [key for key in (given.client_key, given.previous_client_key) if key]
+        right = {hashlib.md5(body + key.encode()).hexdigest().upper() for key in keys}
+        return len(body) <= BODY_BYTES_MAX and headers.get("X-QF-SIGN") in right

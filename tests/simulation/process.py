@@ -1,4 +1,4 @@
-"""One simulated process: a real client with its own clock, transport and face of the ledger, that can be killed."""
+"""One simulated process, that can be killed: its clock, its face of the ledger, and a real client for each account."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from qfpay_preauth import Credentials, PreauthClient, Settings, _limits
+from qfpay_preauth import PreauthClient, Settings, _limits
 from qfpay_preauth._transport import Transport
 from tests.simulation.loop import ACTOR, KEY, Actor
 from tests.simulation.store import SimLedger
 from tests.simulation.wire import SimTransport
 
 if TYPE_CHECKING:
+    from tests.simulation.site import Site
     from tests.simulation.world import World
-
-ACCOUNT = "simulated"
 
 
 class SimClock:
@@ -37,13 +36,14 @@ class SimClock:
 class SimClient(PreauthClient):
     """The real client, with the simulated clock and wire in its two seams."""
 
-    def __init__(self, process: Process, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, process: Process, site: Site, *args: Any, **kwargs: Any) -> None:
+        super().__init__(site.credentials(), *args, **kwargs)
         self._process = process
+        self._site = site
         self._clock = process.clock
 
     def _make_transport(self) -> Transport:
-        return SimTransport(self._process)
+        return SimTransport(self._process, self._site, self.settings)
 
 
 class Process(Actor):
@@ -59,15 +59,9 @@ class Process(Actor):
         self._context = contextvars.copy_context()
         self._context.run(ACTOR.set, self)
         _limits._budgets.clear()  # every process has a budget of its own
-        key, previous = world.keys
-        credentials = Credentials(world.core.config.app_code, key, previous_client_key=previous, account=ACCOUNT)
-        self.client = SimClient(
-            self,
-            credentials,
-            ledger=SimLedger(self),  # type: ignore[abstract]
-            settings=Settings(**world.scenario.settings),
-            on_event=world.on_event,
-        )
+        ledger = SimLedger(self)  # type: ignore[abstract]
+        how: dict[str, Any] = {"settings": Settings(**world.scenario.settings), "on_event": world.on_event}
+        self.clients = [SimClient(self, site, ledger=ledger, **how) for site in world.sites]
 
     @property
     def usable(self) -> bool:

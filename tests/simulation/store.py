@@ -24,8 +24,8 @@ from qfpay_preauth.ledger.sqlite import SqliteLedger
 if TYPE_CHECKING:
     from tests.simulation.process import Process
 
-Written = tuple[str, Any]
-"""What was put: `entry`, `hold`, `movement`, `event`, `discrepancy` or `notice`, and the value."""
+Written = tuple[str, str, Any]
+"""What was put: its account, `entry`, `hold`, `movement`, `event`, `discrepancy` or `notice`, and the value."""
 
 VERBS = tuple(sorted(Ledger.__abstractmethods__ - {"open", "close"}))
 
@@ -36,27 +36,27 @@ class _Watching:
     written: list[Written]
 
     def put_entry(self, entry: Any) -> None:
-        self.written.append(("entry", entry))
+        self.written.append((entry.account, "entry", entry))
         super().put_entry(entry)  # type: ignore[misc]
 
     def put_authorization(self, authorization: Any) -> None:
-        self.written.append(("hold", authorization))
+        self.written.append((authorization.account, "hold", authorization))
         super().put_authorization(authorization)  # type: ignore[misc]
 
     def put_movement(self, movement: Any) -> None:
-        self.written.append(("movement", movement))
+        self.written.append((movement.account, "movement", movement))
         super().put_movement(movement)  # type: ignore[misc]
 
     def add_event(self, event: Any) -> None:
-        self.written.append(("event", event))
+        self.written.append((event.account, "event", event))
         super().add_event(event)  # type: ignore[misc]
 
     def put_discrepancy(self, account: str, at: Any, discrepancy: Any) -> bool:
-        self.written.append(("discrepancy", discrepancy))
+        self.written.append((account, "discrepancy", discrepancy))
         return bool(super().put_discrepancy(account, at, discrepancy))  # type: ignore[misc]
 
     def put_notice(self, account: str, at: Any, notice: Any) -> bool:
-        self.written.append(("notice", notice))
+        self.written.append((account, "notice", notice))
         return bool(super().put_notice(account, at, notice))  # type: ignore[misc]
 
 
@@ -135,6 +135,7 @@ class SimLedger(_LedgerFace):
     def __init__(self, process: Process) -> None:
         self._process = process
         self._world = process.world
+        self.shared = "shared_budget" in process.world.scenario.on
 
     async def open(self, environment: str) -> None:
         """Nothing to open: the store outlives every process."""

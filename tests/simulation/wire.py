@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from qfpay_preauth import Settings
     from tests.simulation.process import Process
-    from tests.simulation.world import World
+    from tests.simulation.site import Site
 
+_NOT_UNDERSTOOD = re.compile(rb'"respcd": "(1103|1106|1107|1108)"')
 OPERATIONS = {"/trade/v1/authtrade": "capture", "/trade/v1/unfreeze": "unfreeze", "/trade/v1/refund": "refund"}
 
 
@@ -47,9 +50,10 @@ class Sent:
 class SimTransport(Transport):
     """The real transport's own rules (`exchange`, `Body`) over a wire that the world draws."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, site: Site, settings: Settings) -> None:
         self._process = process
-        self._settings = process.client.settings
+        self._site = site
+        self._settings = settings
         self._clock = process.clock
 
     async def close(self) -> None:
@@ -65,9 +69,9 @@ class SimTransport(Transport):
         await world.connect()
         hand_over(body)
         sent = Sent(self._process, request)
-        world.auditor.on_sent(sent, world.loop.virtual)
+        self._site.auditor.on_sent(sent, world.loop.virtual)
         future: asyncio.Future[GatewayAnswer] = world.loop.create_future()
-        world.outside(world.latency(), world.network.arrive, sent, request, future)
+        world.outside(world.latency(), self._site.network.arrive, sent, request, future)
         answer = await future
         if len(answer.body) > self._settings.response_bytes_max:
             return Unknown("a body of more than the allowed bytes")
@@ -76,7 +80,7 @@ class SimTransport(Transport):
 
 def hand_over(body: Body) -> None:
     """What aiohttp does when it takes the payload's first byte."""
-    body._hand_over()
+    body.hand_over()
 
 
 class SimFaults(Faults):
@@ -98,15 +102,15 @@ class SimFaults(Faults):
 class SimCore(Core):
     """The gateway's core: what is due later comes at its own time, and is known to be whose doing it is."""
 
-    def __init__(self, config: Config, faults: Faults, world: World) -> None:
+    def __init__(self, config: Config, faults: Faults, site: Site) -> None:
         super().__init__(config, faults)
-        self.world = world
+        self.world = site.world
         self.cause: Sent | None = None
         told = self.books.on_executed
 
         def executed(record: Any, at: datetime) -> None:
             told(record, at)
-            world.on_executed(record, self.cause)
+            site.on_executed(record, self.cause)
 
         self.books.on_executed = executed
 
@@ -127,22 +131,26 @@ class SimCore(Core):
 class Network:
     """Carries requests to the gateway and its answers back, as the plans say."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.world = site.world
         self._swaps: dict[int, tuple[asyncio.Future[GatewayAnswer], GatewayAnswer]] = {}
 
     def arrive(self, sent: Sent, request: SignedRequest, future: asyncio.Future[GatewayAnswer]) -> None:
         """A request is there: the gateway decides, and the answer sets out."""
-        world, core = self.world, self.world.core
+        world, core = self.world, self.site.core
         core.cause = sent
         try:
             plan = core.handle("POST", request.path, request.headers, request.body, world.gateway_now())
         finally:
             core.cause = None
         if world.log is not None:
-            world.note(f"gateway: {sent.operation or 'query'} for {sent.key}: {_described(plan)}")
+            self.site.note(f"gateway: {sent.operation or 'query'} for {sent.key}: {_described(plan)}")
         if plan.answer is not None and plan.answer.status == 429:
             sent.refused = True
+        self._understood(sent, plan)
+        if not sent.operation:
+            self.site.crowd.between()
         if plan.hand_over is not None:
             plan = self._exchange_answers(plan)
         if plan.wire is Wire.HANG:
@@ -153,6 +161,13 @@ class Network:
             return
         wait_s = world.latency() + plan.delay_s + (plan.pieces - 1) * plan.pause_s
         world.outside(wait_s, _deliver, future, plan)
+
+    def _understood(self, sent: Sent, plan: Plan) -> None:
+        """What nobody spoiled must be signed, addressed and formed as the account's set-up asks."""
+        if plan.fault is None and plan.answer is not None:
+            refused = _NOT_UNDERSTOOD.search(plan.answer.body[:200])
+            if refused:
+                self.site.auditor.fail("WIRE", f"{sent.operation or 'query'} for {sent.key}: {refused[1].decode()}")
 
     def _exchange_answers(self, plan: Plan) -> Plan:
         """Two answers change places; a refusal echoes nothing by which it could be told, so those stay."""

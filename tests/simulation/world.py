@@ -8,23 +8,20 @@ import hashlib
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
+from unittest import mock
 
-from qfpay_preauth import _limits
+from qfpay_preauth import _limits, _wire
 from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
-from qfpay_preauth.testing._config import Config
-from qfpay_preauth.testing._faults import Rule
 from tests.simulation import luck
-from tests.simulation.auditor import Auditor
 from tests.simulation.drawing import CLOCK_S, Scenario, draw
-from tests.simulation.kinds import OPEN_QUESTIONS
+from tests.simulation.kinds import OPEN_QUESTIONS, SET_UPS
 from tests.simulation.loop import KEY, StuckError, VirtualLoop
-from tests.simulation.postman import Postman
 from tests.simulation.process import Process
+from tests.simulation.site import Site
 from tests.simulation.store import InlineSqlite, WatchedMemory, at_once
-from tests.simulation.wire import Network, Sent, SimCore, SimFaults
 
 
 class World:
@@ -36,28 +33,17 @@ class World:
         random.seed(seed)  # tenacity's jitter
         _limits._budgets.clear()
         self.log: list[str] | None = [] if verbose else None
-        self.hits: Counter[str] = Counter(dict.fromkeys(self.scenario.on & set(OPEN_QUESTIONS), 1))
+        self.violations: list[str] = []
+        self.hits: Counter[str] = Counter(dict.fromkeys(self.scenario.on & {*OPEN_QUESTIONS, *SET_UPS}, 1))
         self.loop = VirtualLoop()
         self.calm = self.over = False
-        self.keys: tuple[str, str | None] = ("KEY_OF_THE_FIRST_YEAR", None)
         self._context = contextvars.copy_context()
         self.gateway_offset_s = self.clock_offset()
-        self.core = SimCore(self._config(), SimFaults(self._fault, self._notice_fault), self)
         self.store = InlineSqlite() if self.scenario.sqlite else WatchedMemory()
-        self.network = Network(self)
-        settings = self.scenario.settings
-        self.auditor = Auditor(
-            self.note, per_second=settings["requests_per_second"], per_minute=settings["requests_per_minute"]
-        )
-        words = self.scenario.config["order_types"]
-        self.auditor.words_differ = words["capture"] != words["unfreeze"]
-        self.postman = Postman(self)
+        self.sites = [Site(self, number) for number in range(self.scenario.accounts)]
         self.processes: list[Process] = []
         self.graveyard: list[Process] = []
         self.ledger_kinds = [each for each in ("ledger_before", "ledger_after") if each in self.scenario.on]
-
-    def _config(self) -> Config:
-        return Config(client_key=self.keys[0], **self.scenario.config)
 
     # ------------------------------------------------------------------ time, chance, history
 
@@ -87,18 +73,6 @@ class World:
         """The run in one number."""
         return hashlib.sha256("\n".join(self.log or ()).encode()).hexdigest()[:16]
 
-    def _fault(self, operation: str, params: Mapping[str, str]) -> Rule | None:
-        swap = self.core.waiting_swap is not None
-        rate = self.scenario.fault_rate * (0.4 if operation == "query" else 1.0)
-        if self.calm or (self.dice.random() >= rate and not swap):
-            return None
-        return luck.fault(self, operation)
-
-    def _notice_fault(self) -> Rule | None:
-        if self.calm or self.dice.random() >= self.scenario.notice_rate:
-            return None
-        return luck.notice_fault(self)
-
     async def connect(self) -> None:
         """Get a connection, or not."""
         await luck.connect(self)
@@ -107,10 +81,15 @@ class World:
         """How long a verb takes before and after its commit, and whether it fails."""
         return luck.ledger(self, verb)
 
-    # ------------------------------------------------------------------ what the auditor is told
+    # ------------------------------------------------------------------ what the auditors are told
+
+    def fail(self, invariant: str, what: str) -> None:
+        """Write a violation down."""
+        self.violations.append(f"{invariant}: {what}")
+        self.note(f"VIOLATION {invariant}: {what}")
 
     def commit(self, process: Process, verb: str, args: tuple[Any, ...]) -> tuple[Any, PreauthError | None]:
-        """Run one verb on the store; the auditor sees what it wrote."""
+        """Run one verb on the store; the account's auditor sees what it wrote."""
         self.store.written.clear()
         outcome, error = None, None
         try:
@@ -118,53 +97,50 @@ class World:
         except PreauthError as raised:
             error = raised
         except Exception as raised:
-            self.auditor.fail("CRASH", f"{verb} raised {raised!r} at {_where(raised)}")
+            self.fail("CRASH", f"{verb} raised {raised!r} at {_where(raised)}")
             error = LedgerUnavailableError("crashed")
         if self.log is not None:
             self._note_commit(process, verb, error)
         if self.store.written or verb == "notice":
-            now = self.scenario.start + timedelta(seconds=self.loop.virtual)
-            self.auditor.on_commit(verb, error, self.store.written, now)
+            self._audit(verb, args[0] if isinstance(args[0], str) else args[0].account, error)
         return outcome, error
+
+    def _audit(self, verb: str, account: str, error: PreauthError | None) -> None:
+        now = self.scenario.start + timedelta(seconds=self.loop.virtual)
+        site = next(each for each in self.sites if each.account == account)
+        strangers = {whose for whose, _, _ in self.store.written} - {account}
+        if strangers:
+            self.fail("I6", f"{verb} for {account} wrote into the books of {sorted(strangers)}")
+        site.auditor.on_commit(verb, error, [(kind, value) for _, kind, value in self.store.written], now)
 
     def _note_commit(self, process: Process, verb: str, error: PreauthError | None) -> None:
         if error is not None:
             self.note(f"{process.name} {verb} for {KEY.get()}: refused, {type(error).__name__}")
             return
-        for kind, value in self.store.written:
+        for account, kind, value in self.store.written:
+            note = next(each.note for each in self.sites if each.account == account)
             if kind == "entry":
                 said = (
                     f"{value.idempotency_key}#{value.attempt} {value.operation.value} {value.amount} on {value.syssn}"
                 )
                 how = f" by {value.confirmed_by.value}" if value.confirmed_by else ""
                 extra = f" ({value.attention or value.detail or ''})"
-                self.note(
-                    f"{process.name} {verb}: {said} is {value.state.value} {value.result_syssn or ''}{how}{extra}"
-                )
+                note(f"{process.name} {verb}: {said} is {value.state.value} {value.result_syssn or ''}{how}{extra}")
             elif kind == "movement" and value.idempotency_key is None:
-                self.note(f"{process.name} {verb}: {value.syssn} is a {value.kind} of {value.amount} made elsewhere")
+                note(f"{process.name} {verb}: {value.syssn} is a {value.kind} of {value.amount} made elsewhere")
             elif kind == "discrepancy":
-                self.note(f"{process.name} {verb}: discrepancy {value.kind.value} {value.syssn} {value.theirs}")
-
-    def on_executed(self, record: Any, cause: Sent | None) -> None:
-        """The gateway moved money (or made a hold)."""
-        if self.log is not None:
-            whose = cause.key if cause else "others"
-            kind = getattr(record, "kind", "hold")
-            self.note(f"gateway: {kind} {record.syssn} of {record.amount} executed, by {whose}")
-        self.auditor.on_executed(record, cause)
-        self.postman.wake()
+                note(f"{process.name} {verb}: discrepancy {value.kind.value} {value.syssn} {value.theirs}")
 
     def on_crash(self, loop: Any, context: dict[str, Any]) -> None:
         """An exception that nobody caught, while the run was still on."""
         error = context.get("exception")
         if error is not None and not self.over:
-            self.auditor.fail("CRASH", f"{error!r} at {_where(error)}")
+            self.fail("CRASH", f"{error!r} at {_where(error)}")
 
     def on_end(self, task: asyncio.Task[Any]) -> None:
         """A task of a process ended: what it raised is nothing that the library may raise."""
         if not self.over and not task.cancelled() and (error := task.exception()) is not None:
-            self.auditor.fail("CRASH", f"{error!r} at {_where(error)}")
+            self.fail("CRASH", f"{error!r} at {_where(error)}")
 
     def on_event(self, event: Any) -> None:
         """The client's hook; now and then it raises, which must harm nothing."""
@@ -184,11 +160,12 @@ def run_seed(seed: int, *, verbose: bool = False, focus: frozenset[str] = frozen
     world = World(seed, verbose=verbose, focus=focus)
     world.loop.set_exception_handler(world.on_crash)
     try:
-        world.loop.run_until_complete(play(world))
+        with mock.patch.object(_wire, "PAGE_SIZE", world.scenario.page_size):
+            world.loop.run_until_complete(play(world))
     except StuckError:
-        world.auditor.fail("I12", "the run is stuck: something waits for what never comes")
+        world.fail("I12", "the run is stuck: something waits for what never comes")
     except Exception as error:
-        world.auditor.fail("CRASH", f"{error!r} at {_where(error)}")
+        world.fail("CRASH", f"{error!r} at {_where(error)}")
     finally:
         world.loop.close()
     return world
