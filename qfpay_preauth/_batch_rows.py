@@ -281,28 +281,19 @@ def _check_key(value: object, refuse: Any) -> None:
     try:
         _checks.check_key(value)
     except InvalidRequestError as error:
-        refuse("idempotency_key", _reason(error, "idempotency_key"))
+        refuse("idempotency_key", str(error.args[0]).removeprefix("idempotency_key ").removesuffix("."))
         return
     if isinstance(value, str) and value.strip() != value:
         refuse("idempotency_key", f"has blanks around it: {shown(value, 40)} would be another key than without them")
 
 
 def _check_id(name: str, value: object, refuse: Any) -> None:
-    if value == "":
+    if isinstance(value, str) and not value.isdigit() and _SPOILT_ID.fullmatch(value):
+        refuse(name, f"is {shown(value, 40)}: a spreadsheet made a number of it; format the column as text")
+    elif value == "":
         refuse(name, "is empty")
-    elif isinstance(value, str) and _SPOILT_ID.fullmatch(value) and not value.isdigit():
-        refuse(
-            name, f"is {shown(value, 40)}: a spreadsheet made a number of it; format the column as text and paste again"
-        )
-    else:
-        try:
-            _checks.check_id(name, value)
-        except InvalidRequestError as error:
-            refuse(name, _reason(error, name))
-
-
-def _reason(error: InvalidRequestError, name: str) -> str:
-    return str(error.args[0]).removeprefix(f"{name} ").removesuffix(".")
+    elif not _checks.is_id(value):
+        refuse(name, f"must be {_checks.ID_ALLOWED}, not {shown(value, 80)}")
 
 
 def _check_amount(name: str, value: object, refuse: Any) -> None:

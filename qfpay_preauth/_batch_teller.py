@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from qfpay_preauth import _outcomes
@@ -80,16 +81,17 @@ class Teller:
             CredentialsRejectedError, LedgerUnavailableError: no row could go better.
         """
         await self._client._desk()
-        async for _ in self._client.in_doubt():
-            for _ in range(LOOKS_MAX):
-                try:
-                    await self._running.reconciler.end_doubts()
-                    return
-                except (CredentialsRejectedError, LedgerUnavailableError):
-                    raise
-                except PreauthError as error:
-                    log.warning("no evidence could be read before the batch: %s", error.args[0])
-            return  # the doubts stay
+        async with aclosing(self._client.in_doubt()) as doubts:
+            if await anext(doubts, None) is None:
+                return
+        for _ in range(LOOKS_MAX):
+            try:
+                await self._running.reconciler.end_doubts()
+                return
+            except (CredentialsRejectedError, LedgerUnavailableError, ConfigurationError):
+                raise
+            except PreauthError as error:
+                log.warning("no evidence could be read before the batch: %s", error.args[0])  # the doubts stay
 
     @property
     def _running(self) -> Running:

@@ -170,7 +170,7 @@ class Lines(View):
                 yield f"  {word.value.replace('_', ' '):<9}{tally.counts[word]:>12,}  {sums}".rstrip()
         yield f"results: {more['results']}"
         if tally.counts[RowOutcome.IN_DOUBT]:
-            yield "In doubt: money may have moved. Run the same file again: it looks for evidence, and sends none again."
+            yield "In doubt: money may have moved. Run the same file again: it looks for evidence, sends none again."
         if tally.done < tally.total:
             yield "It did not come to its end. Run the same file again: nothing is done twice."
 

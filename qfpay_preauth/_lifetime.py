@@ -194,8 +194,8 @@ class ClientBase:
             emit=lambda event: self._emit(event, doubt),
             listens=self._on_event is not None,
         )
-        seeker = Seeker(desk, self.account, self._policy)
         quarter = self._turnstile(self._quarter, None, _a_quarter(self.settings), "/reconciliation")
+        seeker = Seeker(desk, self.account, self._policy, quarter)
         reconciler = Reconciler(desk, self.account, self._policy, quarter)
         return Running(loop, evolve(desk, seek=seeker.seek), Calls(), seeker, reconciler, quarter, doubt, set())
 

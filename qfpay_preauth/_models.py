@@ -459,6 +459,7 @@ class Observed:
     """What a listing or a notification did to the books.
 
     `waiting`: it showed something that can only be recorded once a doubt has ended, so it must be read again.
+    `strangers`: how many open notices it showed to be about holds that nobody registered here; they are closed.
     """
 
     ended: tuple[Entry, ...] = ()
@@ -467,6 +468,7 @@ class Observed:
     fresh: bool = True
     explained: bool = True
     waiting: bool = False
+    strangers: int = 0
 
 
 @frozen
@@ -479,7 +481,8 @@ class ReconcileReport:
         foreign: movements made elsewhere (for example in the merchant portal) that are now in our books.
         confirmed: how many executed entries the gateway's list showed as we have them.
         in_doubt: how many entries are still in doubt; `needs_attention` of them need a person.
-        unexplained_notices: how many notifications fit nothing so far.
+        unexplained_notices: how many notifications fit nothing so far. One about a hold that was never registered here
+            is counted by the pass that finds that out, and then closed; other sales of the merchant are not counted.
         complete: False where the gateway could not be read as a whole; then absence proves nothing.
     """
 

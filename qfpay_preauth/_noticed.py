@@ -19,9 +19,11 @@ from qfpay_preauth._models import (
     Notification,
     Operation,
     State,
+    Transaction,
     Verdict,
 )
 
+_SALE_WORD = "payment"  # QFPay, Transaction Enquiry, order_type
 _NOTIFY_TYPES: Mapping[str, Operation] = {
     # QFPay, Asynchronous Notifications, notify_type
     "payment": Operation.CAPTURE,
@@ -63,6 +65,25 @@ def _notified(notice: Notification, entry: Entry, at: datetime) -> bool:
         and _NOTIFY_TYPES.get(notice.kind) is entry.operation
         and (notice.orig_syssn, notice.amount, notice.currency) == (entry.syssn, entry.amount, entry.currency)
     )
+
+
+def of_others(row: Transaction, rows: Mapping[str, Transaction], known: Known) -> bool:
+    """Whether a row (one of `rows`, by syssn) is surely about no authorization of ours: another sale of the merchant.
+
+    Its original is unknown here; or it names none, though this gateway names it in captures.
+    """
+    if row.code != SUCCESS or row.syssn in known.owners or row.out_trade_no in known.by_number:
+        return False
+    if row.orig_syssn is None:
+        return known.linked_capture_shown and row.order_type == _SALE_WORD
+    original = rows.get(row.orig_syssn)
+    on_our_hold = original is not None and original.orig_syssn in known.owners
+    return row.orig_syssn not in known.owners and not on_our_hold
+
+
+def moves_a_hold(notice: Notification) -> bool:
+    """Whether a notice with an original tells of a capture or an unfreeze (other sales are refunded, too)."""
+    return _NOTIFY_TYPES.get(notice.kind) is not Operation.REFUND
 
 
 def notified_though_ended(notice: Notification, known: Known) -> Discrepancy | None:

@@ -44,6 +44,7 @@ WARN_BEFORE = timedelta(days=1)
 FIRST_PAUSE_S = 1.0
 _FIRST_LOOK_S = 0.4
 _LOOK_MAX_S = 5.0
+_GATHER_S = 1.0  # one enquiry serves what is notified meanwhile
 
 
 @frozen
@@ -110,17 +111,23 @@ class Seen:
 
 
 class Seeker:
-    """Looks for evidence about doubts; callers that ask at the same time share one look."""
+    """Looks for evidence about doubts; callers that ask at the same time share one look.
 
-    def __init__(self, desk: Desk, account: str, policy: Policy) -> None:
+    What a notification named is looked up within reconciliation's `share` of the budget, many at a time: a busy
+    merchant's other sales are notified as well, and must not keep captures waiting.
+    """
+
+    def __init__(self, desk: Desk, account: str, policy: Policy, share: Turnstile) -> None:
         self._desk = desk
         self._account = account
         self._policy = policy
         self._reader = Reader(desk)
+        self._notified_reader = Reader(desk, share)
         self._waiting: dict[str, Entry] = {}
         self._syssns: set[str] = set()
         self._round: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
+        self._notified: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     async def seek(self, entry: Entry, deadline: float) -> Entry:
@@ -151,7 +158,17 @@ class Seeker:
         """Look up one syssn soon (a notification named it)."""
         if not self._closing.is_set():
             self._syssns.add(syssn)
-            self._join()
+            if self._notified is None or self._notified.done():
+                self._notified = asyncio.create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        while self._syssns:
+            await self._wait_unless_closing(_GATHER_S)
+            if self._closing.is_set():
+                return
+            part = sorted(self._syssns)[:DOUBTS_MAX]
+            self._syssns.difference_update(part)
+            await self._look(self._notified_reader, (), part)
 
     def _join(self) -> asyncio.Task[None]:
         """The look that will serve what waits now: the one after the one that is under way."""
@@ -164,18 +181,20 @@ class Seeker:
             await asyncio.wait((before,))
         self._round, self._next = self._next, None
         entries, self._waiting = list(self._waiting.values()), {}
-        syssns, self._syssns = sorted(self._syssns), set()
-        for low in range(0, max(len(entries), len(syssns)), DOUBTS_MAX):
-            part = slice(low, low + DOUBTS_MAX)
-            try:
-                await look(self._desk, self._reader, self._policy, self._account, entries[part], syssns[part])
-            except PreauthError as error:
-                log.warning("no evidence could be read: %s", error.args[0])  # the doubt stays, as it must
+        for low in range(0, len(entries), DOUBTS_MAX):
+            await self._look(self._reader, entries[low : low + DOUBTS_MAX])
+
+    async def _look(self, reader: Reader, entries: Sequence[Entry], syssns: Sequence[str] = ()) -> None:
+        try:
+            await look(self._desk, reader, self._policy, self._account, entries, syssns)
+        except PreauthError as error:
+            log.warning("no evidence could be read: %s", error.args[0])  # the doubt stays, as it must
 
     async def close(self) -> None:
         """Stop looking; who waits for evidence gets its entry as it is."""
         self._closing.set()
-        tasks = [task for task in (self._round, self._next) if task is not None and not task.done()]
+        made = (self._round, self._next, self._notified)
+        tasks = [task for task in made if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -254,7 +273,7 @@ class Reconciler:
             confirmed=confirmed,
             in_doubt=len(left),
             needs_attention=sum(entry.attention is not None for entry in left),
-            unexplained_notices=open_notices,
+            unexplained_notices=open_notices + sum(observed.strangers for observed in seen.observed),
             complete=seen.complete,
         )
 

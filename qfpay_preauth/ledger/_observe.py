@@ -73,7 +73,8 @@ def observe(tx: EvidenceTx, account: str, listing: Listing, policy: Policy, aske
         kind == Operation.REFUND and tx.get_movement(account, row.orig_syssn or "") is None
         for row, kind in found.foreign
     )
-    return Observed(done, tuple(found.discrepancies), tuple(foreign), waiting=waiting)
+    strangers = _end_strangers(tx, account, {row.syssn: row for row in listing.rows}, known)
+    return Observed(done, tuple(found.discrepancies), tuple(foreign), waiting=waiting, strangers=strangers)
 
 
 def _known(tx: EvidenceTx, account: str, rows: Iterable[Transaction], asked: Iterable[Entry]) -> _findings.Known:
@@ -324,6 +325,21 @@ def _explained(tx: EvidenceTx, account: str, notification: Notification) -> bool
     """Whether what it tells of is in the books already: a hold, an execution, or a movement made elsewhere."""
     owner = tx.get_movement(account, notification.syssn or "")
     return owner is not None and owner.executed
+
+
+def _end_strangers(tx: EvidenceTx, account: str, rows: Mapping[str, Transaction], known: _findings.Known) -> int:
+    """End the open notices that rows show to be about no authorization of ours: a merchant's other sales are notified
+    too, and must not be looked up for ever. Returns how many were about holds that nobody registered."""
+    others = {syssn: row for syssn, row in rows.items() if _noticed.of_others(row, rows, known)}
+    if not others:
+        return 0
+    strangers = 0
+    for each in tx.get_open_notices(account, None):
+        row = others.get(each.syssn or "")
+        if row is not None and not (each.orig_syssn and tx.get_movement(account, each.orig_syssn)):
+            tx.end_notice(account, each.digest)
+            strangers += row.orig_syssn is not None and _noticed.moves_a_hold(each)
+    return strangers
 
 
 def sweep_notices(tx: EvidenceTx, account: str) -> Sequence[Notification]:

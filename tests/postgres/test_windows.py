@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOCKS_S = (0.0, 1e9, -1e6, 12_345.678)  # what time.monotonic() says has nothing to do with another machine's
 
 
-def _claim(clock_s: float, wanted: int, **more: object) -> Claim:
+def _claim(clock_s: float, wanted: int, **more: Any) -> Claim:
     loop = asyncio.get_running_loop()
     claim = Claim("gateway#M-1", 10, 300, wanted, lambda: loop.time() + clock_s)
     return evolve(claim, **more)
