@@ -11,6 +11,7 @@ from pathlib import Path
 import pdoc
 import pdoc.render
 
+ROOT = Path(__file__).parent.parent
 MODULES = (
     "qfpay_preauth",
     "qfpay_preauth.errors",
@@ -23,9 +24,10 @@ MODULES = (
 
 def main(folder: Path) -> None:
     """Write the pages; the template shows what a public class has from a private base as its own."""
+    sys.path.insert(0, str(ROOT))  # this tree's modules, not an installed copy of them
     pdoc.render.configure(docformat="google", show_source=False, template_directory=Path(__file__).parent / "pdoc")
     pdoc.pdoc(*MODULES, output_directory=folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "build" / "reference")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "reference")

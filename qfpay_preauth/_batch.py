@@ -13,17 +13,16 @@ from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
     Hashable,
     Iterable,
-    Iterator,
 )
 
 from attrs import define, field, frozen
 
+from qfpay_preauth._batch_flow import Bell, Channel, Source
 from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, stops
 from qfpay_preauth.errors import ConfigurationError
 
@@ -91,15 +90,15 @@ class Batch:
         call_off: Callable[[], None],
         adopt: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        self._source = _Source(rows)
+        self._source = Source(rows)
         self._read = read
         self._concurrency = concurrency
         self._several = accounts > 1
         self._call_off = call_off
         self._adopt = adopt
         self._accounts: dict[Hashable, _Account] = {}
-        self._results = _Channel(concurrency)
-        self._bell = _Bell()
+        self._results = Channel(concurrency)
+        self._bell = Bell()
         self._tasks: set[asyncio.Task[None]] = set()
         self._parked = 0
         self._again: deque[Turn] = deque()
@@ -238,7 +237,7 @@ class Batch:
                 return turn
         return None
 
-    async def _awaited(self, source: _Source) -> object:
+    async def _awaited(self, source: Source) -> object:
         """The next row of an async iterable; one worker waits for it, the others for that one."""
         try:
             return await source.take_ahead()
@@ -367,120 +366,3 @@ def _leave(account: _Account, turn: Turn) -> None:
 
 def _key(turn: Turn) -> str:
     return f"key {turn.row.idempotency_key}"  # no syssn has a blank in it
-
-
-class _Source:
-    """The rows, one at a time; `ended` after the last, or after the iterator raised."""
-
-    def __init__(self, rows: Iterable[object] | AsyncIterable[object]) -> None:
-        self.ended = False
-        self.reading = False
-        self.ahead: AsyncIterator[object] | None = None
-        self._next: Iterator[object] = iter(())
-        if isinstance(rows, AsyncIterable):
-            self.ahead = aiter(rows)
-        else:
-            self._next = iter(rows)
-
-    def take(self) -> object:
-        """The next row of an iterable."""
-        try:
-            return next(self._next)
-        except StopIteration:
-            self.ended = True
-            return None
-        except BaseException:
-            self.ended = True
-            raise
-
-    async def take_ahead(self) -> object:
-        """The next row of an async iterable."""
-        assert self.ahead is not None  # noqa: S101 - the caller looked
-        self.reading = True
-        try:
-            return await anext(self.ahead)
-        except StopAsyncIteration:
-            self.ended = True
-            return None
-        except BaseException:
-            self.ended = True
-            raise
-        finally:
-            self.reading = False
-
-
-class _Bell:
-    """Who has nothing to do waits here until something has changed."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def wait(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        try:
-            await future
-        except asyncio.CancelledError:
-            if future in self._waiting:  # else somebody rang, and has passed it by
-                self._waiting.remove(future)
-            raise
-
-    def ring(self) -> None:
-        """Wake one."""
-        while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                return
-
-    def ring_all(self) -> None:
-        """Wake all that wait now."""
-        for _ in range(len(self._waiting)):
-            self.ring()
-
-
-class _Channel:
-    """Outcomes on their way to the consumer: `put` waits while `limit` of them are not taken."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._outcomes: deque[BatchOutcome] = deque()
-        self._room, self._more = _Bell(), _Bell()
-        self._closed = self._ended = False
-
-    def offer(self, outcome: BatchOutcome) -> bool:
-        """Put it if there is room."""
-        if len(self._outcomes) >= self._limit:
-            return False
-        self.force(outcome)
-        return True
-
-    async def put(self, outcome: BatchOutcome) -> None:
-        """Put it as soon as there is room (or nobody takes any more)."""
-        while len(self._outcomes) >= self._limit and not self._closed:
-            await self._room.wait()
-        self.force(outcome)
-
-    def force(self, outcome: BatchOutcome) -> None:
-        """Put it without waiting for room."""
-        self._outcomes.append(outcome)
-        self._more.ring()
-
-    async def get(self) -> BatchOutcome | None:
-        """The next outcome; None: no more will come."""
-        while not self._outcomes:
-            if self._ended:
-                return None
-            await self._more.wait()
-        self._room.ring()
-        return self._outcomes.popleft()
-
-    def end(self) -> None:
-        """No more will come."""
-        self._ended = True
-        self._more.ring_all()
-
-    def close(self) -> None:
-        """Nobody takes any more: `put` waits no longer."""
-        self._closed = True
-        self._room.ring_all()

@@ -11,6 +11,7 @@ from attrs import evolve
 from qfpay_preauth import _checks, _enquiry, _import, _outcomes, _recover, notifications
 from qfpay_preauth._events import move_event
 from qfpay_preauth._lifetime import ClientBase
+from qfpay_preauth._looks import Reader, tell
 from qfpay_preauth._models import (
     Authorization,
     Balance,
@@ -31,7 +32,7 @@ from qfpay_preauth._models import (
     Why,
 )
 from qfpay_preauth._money import check_amount, exponent_of
-from qfpay_preauth._reconcile import USUAL_WINDOW, Reader, run_forever, tell
+from qfpay_preauth._reconcile import USUAL_WINDOW, run_forever
 from qfpay_preauth._recover import RecoverReport
 from qfpay_preauth.errors import (
     IdempotencyConflictError,

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from qfpay_preauth import _enquiry
 from qfpay_preauth._codes import SUCCESS, CodeClass, classify
+from qfpay_preauth._looks import Reader
 from qfpay_preauth._models import Authorization, Transaction
-from qfpay_preauth._reconcile import Reader
 from qfpay_preauth.errors import (
     AuthorizationClosedError,
     GatewayError,

@@ -16,9 +16,10 @@ from qfpay_preauth import _wire
 from qfpay_preauth._calls import Call, Calls, Queues
 from qfpay_preauth._clock import Clock, SystemClock
 from qfpay_preauth._limits import Budget, budget_for
+from qfpay_preauth._looks import Seeker
 from qfpay_preauth._models import Entry, Event, Policy
 from qfpay_preauth._operations import Desk
-from qfpay_preauth._reconcile import Reconciler, Seeker
+from qfpay_preauth._reconcile import Reconciler
 from qfpay_preauth._settings import Credentials, HiddenMapping, Settings, gateway_url, settings_from
 from qfpay_preauth._share import Share
 from qfpay_preauth._signing import Signer

@@ -14,8 +14,9 @@ from attrs import frozen
 
 from qfpay_preauth import _enquiry, _import
 from qfpay_preauth._codes import SUCCESS, CodeClass, classify
+from qfpay_preauth._looks import Reader
 from qfpay_preauth._models import Authorization, ReconcileReport, Transaction
-from qfpay_preauth._reconcile import OVERLAP, Reader, Reconciler
+from qfpay_preauth._reconcile import OVERLAP, Reconciler
 from qfpay_preauth.errors import GatewayError, InvalidRequestError, PreauthError
 
 _GIVEN_BACK = ("refund", "close", "cancel")  # QFPay, Transaction Enquiry, order_type

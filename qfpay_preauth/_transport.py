@@ -1,7 +1,7 @@
 """The aiohttp session: one exchange, and how far it got. Never raises a network error upward.
 
 Exception classes do not tell whether money may have moved; whether the body was handed to the connection does, for
-without its body the gateway cannot execute a request. The body is a payload that marks itself when its bytes are taken.
+without its body the gateway cannot execute a request. The body marks itself when its bytes are taken.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import BytesPayload
 
+from qfpay_preauth import _direct
 from qfpay_preauth._clock import Clock
 from qfpay_preauth._direct import Line
 from qfpay_preauth._json import masked
@@ -59,6 +60,22 @@ class Body:
         return self._data
 
 
+class Payload(BytesPayload):
+    """A body as aiohttp takes it, where `session.post` sends it: handed over as its first byte is taken."""
+
+    def __init__(self, body: Body, data: bytes) -> None:
+        super().__init__(data, content_type="application/x-www-form-urlencoded")
+        self._body = body
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        self._body.hand_over()
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._body.hand_over()
+        await super().write_with_length(writer, content_length)
+
+
 class Transport:
     """One aiohttp session to one gateway, for one event loop."""
 
@@ -83,7 +100,7 @@ class Transport:
         await self._session.close()
 
     def body(self, request: SignedRequest, permit: Permit, refusal: Callable[[], str | None]) -> Body:
-        """The payload of one attempt; `refusal` is asked when its first byte is taken, and may still say why not."""
+        """The body of one attempt; `refusal` is asked when its first byte is taken, and may still say why not."""
         return Body(request.body, refusal, permit)
 
     async def exchange(self, request: SignedRequest, body: Body, deadline: float) -> Delivery:
@@ -97,20 +114,49 @@ class Transport:
             return _delivery_of(error, body)
 
     async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
+        if not _direct.serves(self._session):
+            return await self._post_by_session(request, body, total_s)
         async with asyncio.timeout(total_s):
-            connection = await self._line.connection(self._connecting)
-            try:
-                head = self._line.head(request.path, request.headers, len(request.body))
-                self._line.write(connection, head + body.hand_over())
-                status, headers, content = await self._line.answer(connection, self._settings.response_bytes_max)
-            except BaseException:
-                connection.close()
-                raise
+            return await self._post_directly(request, body)
+
+    async def _post_directly(self, request: SignedRequest, body: Body) -> Delivery:
+        line = self._line
+        connection = await line.connection(self._connecting)
+        try:
+            head = line.head(request.path, request.headers, len(request.body))
+            line.send(connection, head + body.hand_over())
+            status, headers, content = await line.answer(connection, self._settings.response_bytes_max)
+        except BaseException:
+            connection.close()
+            raise
         if content is None:
             connection.close()
-            return Unknown(f"HTTP {status} with a body of more than the allowed bytes")
+            return _too_long(status)
         connection.release()
         return Answer(status, headers, content)
+
+    async def _post_by_session(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
+        response = await self._session.post(
+            self._url + request.path,
+            data=Payload(body, request.body),
+            headers=request.headers,
+            allow_redirects=False,  # a 307 would post the money again, with our signature, to another host
+            timeout=aiohttp.ClientTimeout(total=total_s, sock_connect=min(total_s, self._settings.timeout_connect_s)),
+        )
+        try:
+            content = await _read(response, self._settings.response_bytes_max)
+        except BaseException:
+            response.close()
+            raise
+        if content is None:
+            response.close()
+            return _too_long(response.status)
+        response.release()
+        return Answer(response.status, response.headers, content)
+
+
+def _too_long(status: int) -> Unknown:
+    return Unknown(f"HTTP {status} with a body of more than the allowed bytes")
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

@@ -1,8 +1,8 @@
 """One connection, one transaction at a time: what a batch of jobs goes through, and how a lost COMMIT is judged.
 
 Every writing transaction leaves a new random mark in its writer's own row. Where a COMMIT got no answer, that row is
-read on a new connection, locking it: this waits for the old transaction to end if it has not, and the mark then says
-whether it was committed.
+read on a new connection, locking it: this waits for the old transaction to end if it has not. The mark then says whether
+it was committed; if not, it is replaced, so that whatever of the old transaction is still on its way fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define
 
-from qfpay_preauth.ledger._postgres_flush import flush_of
+from qfpay_preauth.ledger._postgres_flush import UNMARKED, flush_of
 from qfpay_preauth.ledger._postgres_load import Loader
 from qfpay_preauth.ledger._postgres_schema import moved
 from qfpay_preauth.ledger._postgres_snapshot import Missing, Snapshot, Wants
@@ -100,8 +100,24 @@ class Lane:
             closed = self._connection is None or self._connection.is_closed()
             failure = failure_of(error, closed=closed)
             await self._give_up(failure)
-            return failure if committing is None else await self._judge(committing, failure)
+            if committing is not None and failure.trouble is Trouble.LOST:
+                return await self._judge(committing, failure)
+            return await self._unmarked() if getattr(error, "sqlstate", None) == UNMARKED else failure
         return None
+
+    async def _unmarked(self) -> Failure:
+        """Our own row is not as we left it: the ledger was moved, or we begin another."""
+        self._new_writer()
+        assert self._connection is not None  # noqa: S101 - it has just answered, and was rolled back
+        try:
+            async with self._connection.transaction():
+                target = await self._connection.fetchval(
+                    f"SELECT value FROM {self._schema}.meta WHERE name = 'moved_to'"
+                )
+        except Exception as error:
+            return failure_of(error, closed=True)
+        error = Stale() if target is None else Moved(moved(self._source.where, target))
+        return failure_of(error, closed=False)
 
     async def let_go(self) -> None:
         """Release the connection; the next transaction takes another."""
@@ -143,9 +159,7 @@ class Lane:
             await self._load_plans(connection, snapshot, jobs)
             for job in jobs:
                 await self._run_job(connection, snapshot, job)
-            if self._kind is Kind.WRITE and (snapshot.written or any(job.asks for job in jobs)):
-                await self._flush(connection, snapshot)
-            if await connection.execute("COMMIT") != "COMMIT":
+            if await connection.execute(self._ending(snapshot, jobs)) != "COMMIT":
                 raise Stale  # PostgreSQL rolls a failed transaction back, and calls that a success
             if self._committing is not None:
                 self._mark, self._committing = self._committing, None
@@ -190,21 +204,13 @@ class Lane:
             snapshot.undo(before)
             snapshot.fingerprints.update({name: name in known for name in unsure})
 
-    async def _flush(self, connection: Connection, snapshot: Snapshot) -> None:
-        mark = secrets.token_hex(12)
-        flush = flush_of(snapshot, self._schema, self._writer, (self._mark, mark))
-        (counted,) = await connection.fetch(flush.statement, *flush.arguments)
-        if not flush.agrees(counted):
-            if not counted[0]:
-                await self._check_moved(connection)
-                self._new_writer()  # our row is not as we left it
-            raise Stale
-        self._committing = mark
-
-    async def _check_moved(self, connection: Connection) -> None:
-        target = await connection.fetchval(f"SELECT value FROM {self._schema}.meta WHERE name = 'moved_to'")
-        if target is not None:
-            raise Moved(moved(self._source.where, target))
+    def _ending(self, snapshot: Snapshot, jobs: list[Job]) -> str:
+        """What ends the transaction: the writes and COMMIT in one message, so in one round trip."""
+        if self._kind is Kind.READ or not (snapshot.written or any(job.asks for job in jobs)):
+            return "COMMIT"
+        self._committing = secrets.token_hex(12)
+        flush = flush_of(snapshot, self._schema, self._writer, (self._mark, self._committing))
+        return f"{flush}; COMMIT"
 
     # ------------------------------------------------------------------ a COMMIT without an answer
 
@@ -214,7 +220,7 @@ class Lane:
         tries = 0
         while True:
             try:
-                self._mark = await self._read_mark()
+                self._mark = await self._read_mark(mark)
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError):
                     stay()
@@ -227,20 +233,22 @@ class Lane:
             else:
                 return None if self._mark == mark else failure
 
-    async def _read_mark(self) -> str:
-        """The mark in the writer's row, after every transaction that wrote it has ended.
+    async def _read_mark(self, mark: str) -> str:
+        """The mark in the writer's row: `mark`, or a new one, with which the old transaction cannot be committed any more.
 
-        A row that is not there is made, which waits as well: the old transaction could not make it any more.
+        It waits for every transaction that wrote the row. One whose last message is still on its way finds the row
+        changed (or, where it was not there, made), and fails.
         """
         connection = await self._source.acquire()
         watchdog = self._loop.call_later(TRANSACTION_MAX_S, connection.terminate)
         try:
             await connection.execute(begin(Kind.WRITE, LOCK_WAIT_S))
             found = await connection.fetchval(
-                f"INSERT INTO {self._schema}.writers AS w (writer, mark) VALUES ($1, $2) "
-                "ON CONFLICT (writer) DO UPDATE SET mark = w.mark RETURNING mark",
+                f"INSERT INTO {self._schema}.writers AS w (writer, mark) VALUES ($1, $2) ON CONFLICT (writer) "
+                "DO UPDATE SET mark = CASE WHEN w.mark = $3 THEN w.mark ELSE excluded.mark END RETURNING mark",
                 self._writer,
                 secrets.token_hex(12),
+                mark,
             )
             await connection.execute("COMMIT")
         except BaseException:

@@ -7,6 +7,7 @@ holds are locked, so nothing that it reads of them can change until this transac
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from qfpay_preauth._models import Authorization, Entry, Movement, Notification
@@ -68,8 +69,8 @@ class Loader:
         wants = _not_loaded(snapshot, wants)
         if lock and (wants.holds or wants.via_movements or wants.via_entries or wants.via_numbers):
             statement, names = self.locking(wants)
-            for (document,) in await connection.fetch(statement, *names):
-                _take_hold(snapshot, json.loads(document))
+            for document in _documents(await connection.fetch(statement, *names), 0):
+                _take_hold(snapshot, document)
             for name in wants.holds:
                 snapshot.authorizations.setdefault(name, None)
         if lock:
@@ -77,7 +78,7 @@ class Loader:
         statement, names = self.reading(wants)
         if statement:
             found = await connection.fetch(statement, *names)
-            _take(snapshot, wants, [(part, json.loads(document)) for part, document in found])
+            _take(snapshot, wants, list(zip((row[0] for row in found), _documents(found, 1), strict=True)))
 
     def locking(self, wants: Wants) -> tuple[str, list[list[str]]]:
         """The statement that locks holds, by name and by what leads to them, always in the same order."""
@@ -110,6 +111,12 @@ class Loader:
             f"JOIN {self._schema}.discrepancies d ON d.account = w.a AND d.fingerprint = w.n"
         )
         return {(account, fingerprint) for account, fingerprint in await connection.fetch(statement, *arguments.values)}
+
+
+def _documents(found: Sequence[Sequence[Any]], place: int) -> list[list[Any]]:
+    """All documents of an answer, read at one stroke."""
+    documents: list[list[Any]] = json.loads(f"[{','.join([row[place] for row in found])}]")
+    return documents
 
 
 class _Arguments:

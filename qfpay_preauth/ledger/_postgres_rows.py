@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from attrs import fields, frozen
@@ -77,30 +79,36 @@ def interval(span: timedelta | None) -> int | None:
     return None if span is None else span // _MICROSECOND
 
 
+def _mapping(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value))
+
+
+_TIMES = (
+    *("reserved_at", "send_by", "doubt_at", "system_time", "concluded_at"),
+    *("at", "registered_at", "authorized_at"),
+)
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    "raw": _mapping,
+    "capture_window": interval,
+    **dict.fromkeys(_TIMES, micros),
+}
+_KINDS: tuple[type, ...] = (Authorization, Movement, Entry, Event, Discrepancy, Notification)
+_NAMES: dict[type, tuple[str, ...]] = {kind: tuple(each.name for each in fields(kind)) for kind in _KINDS}
+_GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: attrgetter(*_NAMES[kind]) for kind in _KINDS}
+_WRITTEN: dict[type, list[tuple[str, Callable[[Any], Any]]]] = {
+    kind: [(name, _WRITERS[name]) for name in _NAMES[kind] if name in _WRITERS] for kind in _KINDS
+}
+
+
 def row(value: Any, **more: Any) -> dict[str, Any]:
-    """A value as one row."""
-    found = {name: plain(getattr(value, name)) for name in _names_of(type(value))}
+    """A value as one row; what it does not have is null."""
+    kind = type(value)
+    found = dict(zip(_NAMES[kind], _GETTERS[kind](value), strict=True))
+    for name, write in _WRITTEN[kind]:
+        if (one := found[name]) is not None:
+            found[name] = write(one)
     found.update(more)
     return found
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}
-
-
-def _names_of(kind: type) -> tuple[str, ...]:
-    names = _NAMES.get(kind)
-    if names is None:
-        names = _NAMES[kind] = tuple(each.name for each in fields(kind))
-    return names
-
-
-def plain(value: Any) -> Any:
-    """One attribute as JSON holds it."""
-    if isinstance(value, datetime):
-        return (value - _EPOCH) // _MICROSECOND
-    if isinstance(value, timedelta):
-        return value // _MICROSECOND
-    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
 
 
 def text(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -110,8 +118,7 @@ def text(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def fingerprint(discrepancy: Discrepancy) -> str:
     """A hash of all that a discrepancy says."""
-    values = [plain(getattr(discrepancy, name)) for name in _names_of(Discrepancy)]
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_GETTERS[Discrepancy](discrepancy)).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ from PostgreSQL
@@ -122,18 +129,21 @@ def moment(us: int | None) -> datetime | None:
     return None if us is None else _EPOCH + timedelta(microseconds=us)
 
 
+def _members(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    return {member.value: member for member in kind}.__getitem__
+
+
 def _span(us: int) -> timedelta:
     return timedelta(microseconds=us)
 
 
-_TIMES = ("reserved_at", "send_by", "doubt_at", "system_time", "concluded_at", "at", "registered_at", "authorized_at")
 _READERS: dict[str, Callable[[Any], Any]] = {
-    "operation": Operation,
-    "state": State,
-    "from_state": State,
-    "to_state": State,
-    "why": Why,
-    "confirmed_by": ConfirmedBy,
+    "operation": _members(Operation),
+    "state": _members(State),
+    "from_state": _members(State),
+    "to_state": _members(State),
+    "why": _members(Why),
+    "confirmed_by": _members(ConfirmedBy),
     "raw": json.loads,
     "capture_window": _span,
     **dict.fromkeys(_TIMES, moment),
@@ -141,7 +151,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _readers_of(kind: type) -> list[tuple[int, Callable[[Any], Any]]]:
-    return [(place, _READERS[name]) for place, name in enumerate(_names_of(kind)) if name in _READERS]
+    return [(place, _READERS[name]) for place, name in enumerate(_NAMES[kind]) if name in _READERS]
 
 
 _PLACES: dict[type, list[tuple[int, Callable[[Any], Any]]]] = {

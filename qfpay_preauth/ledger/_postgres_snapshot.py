@@ -48,8 +48,12 @@ class Wants:
 
     def add(self, other: Wants) -> None:
         """Take over what another wants."""
-        for each in fields(Wants):
-            getattr(self, each.name).update(getattr(other, each.name))
+        for name in _WANTED:
+            if names := getattr(other, name):
+                getattr(self, name).update(names)
+
+
+_WANTED = tuple(each.name for each in fields(Wants))
 
 
 class Missing(Exception):

@@ -8,6 +8,7 @@ import enum
 from attrs import frozen
 
 from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
+from qfpay_preauth.ledger._postgres_flush import STALE, UNMARKED
 from qfpay_preauth.ledger._postgres_schema import MOVED_ADVICE
 from qfpay_preauth.ledger._postgres_source import Unreachable, first_line
 
@@ -52,6 +53,7 @@ class Failure:
 
 
 _STATES = {
+    "40003": Trouble.LOST,  # statement_completion_unknown: as if nothing had been answered
     "23505": Trouble.AGAIN,  # unique_violation: somebody else wrote the key first
     "25P02": Trouble.AGAIN,  # in_failed_sql_transaction
     "25P03": Trouble.LOST,  # idle_in_transaction_session_timeout
@@ -71,7 +73,7 @@ _CLASSES = {
 def failure_of(error: BaseException, *, closed: bool) -> Failure:
     """What `error` means; `closed`: its connection is gone."""
     state = getattr(error, "sqlstate", None) or ""
-    if isinstance(error, Stale):
+    if isinstance(error, Stale) or state in (STALE, UNMARKED):
         trouble = Trouble.AGAIN
     elif isinstance(error, Moved | Unjudged):
         trouble = Trouble.FINAL
@@ -98,7 +100,7 @@ def error_of(where: str, error: BaseException) -> PreauthError:
 
 
 def _what(error: BaseException) -> str:
-    if isinstance(error, Stale):
+    if isinstance(error, Stale) or getattr(error, "sqlstate", None) in (STALE, UNMARKED):
         return "what was read kept changing"
     if isinstance(error, Unjudged):
         return "the connection was lost, and whether this was still written is not known"

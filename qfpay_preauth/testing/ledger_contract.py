@@ -10,13 +10,14 @@ import pytest
 from ._contract_books import BooksCases
 from ._contract_conclude import ConcludeCases
 from ._contract_model import ModelCases
+from ._contract_notices import NoticeCases
 from ._contract_replay import ReplayCases, TogetherCases
 from ._contract_reserve import ReserveCases
 
 __all__ = ["LedgerContract"]
 
 
-class LedgerContract(ReserveCases, ReplayCases, TogetherCases, ConcludeCases, BooksCases, ModelCases):
+class LedgerContract(ReserveCases, ReplayCases, TogetherCases, ConcludeCases, BooksCases, NoticeCases, ModelCases):
     """Every promise of the ledger's interface, one test each.
 
     Subclass it in a test module, under a name that pytest collects, and say how a ledger is made::

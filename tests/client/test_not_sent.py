@@ -28,7 +28,7 @@ from qfpay_preauth import (
 )
 from qfpay_preauth._clock import SystemClock
 from qfpay_preauth._limits import Budget
-from qfpay_preauth._transport import Body
+from qfpay_preauth._transport import Body, Payload
 from qfpay_preauth._turnstile import Permit, Turnstile
 from qfpay_preauth.testing import Gateway
 from tests.client.kit import OPERATIONS, reserved, scene, sent
@@ -36,6 +36,7 @@ from tests.support import QUICK, client_of, registered
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
+TEXT = b"txamt=500"
 # a self-signed certificate for 127.0.0.1, made for this test, and its key; neither protects anything
 _PEM = Path(__file__).with_name("self_signed.pem")
 
@@ -302,7 +303,7 @@ async def test_taken_means_that_bytes_were_written() -> None:
     body = _body(lambda: None)
     assert body.taken is False
     async with server(talk) as port, aiohttp.ClientSession(trace_configs=[trace]) as session:
-        async with session.post(f"http://127.0.0.1:{port}/", data=body) as response:
+        async with session.post(f"http://127.0.0.1:{port}/", data=Payload(body, TEXT)) as response:
             assert await response.read() == b"ok"
         await got.wait()
     assert seen == [("connected", False), ("headers sent", False), ("server has the body", True)]
@@ -325,7 +326,9 @@ async def test_a_closed_body_is_never_written(how: str) -> None:
     body.taken = how == "taken"
     async with server(talk) as port, aiohttp.ClientSession() as session:
         with pytest.raises(Exception, match=r"(?i)fail|handed|called off|too late|connection"):
-            await session.post(f"http://127.0.0.1:{port}/", data=body, timeout=aiohttp.ClientTimeout(total=2))
+            await session.post(
+                f"http://127.0.0.1:{port}/", data=Payload(body, TEXT), timeout=aiohttp.ClientTimeout(total=2)
+            )
         await gone.wait()
     assert body.taken is (how == "taken")
     assert all(b"txamt" not in each for each in received)
@@ -334,4 +337,4 @@ async def test_a_closed_body_is_never_written(how: str) -> None:
 def _body(why_not: Callable[[], str | None]) -> Body:
     budget = Budget(1_000, 10_000)
     budget.take(0)
-    return Body(b"txamt=500", why_not, Permit(Turnstile(budget, lambda: 0.0), None))
+    return Body(TEXT, why_not, Permit(Turnstile(budget, lambda: 0.0), None))

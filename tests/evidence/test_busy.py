@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from qfpay_preauth import State
+from qfpay_preauth._looks import _agree
 from qfpay_preauth._models import Transaction
-from qfpay_preauth._reconcile import _agree
 from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import HOLD, Clock, check_equal, gateway_at, lose, queries, set_clock, state, teach_words
 from tests.support import client_of, registered

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qfpay_preauth import Credentials, Event, Outcome, PreauthClient, Settings, State
+from qfpay_preauth import Credentials, Event, Outcome, OutcomeUnknownError, PreauthClient, Settings, State
 from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import (
     HOLD,
@@ -18,6 +18,7 @@ from tests.evidence.kit import (
     hearing_client,
     lose,
     teach_words,
+    until,
 )
 from tests.support import QUICK, registered
 
@@ -137,6 +138,38 @@ async def test_no_secret_and_no_card(qfpay_gateway: Gateway) -> None:
         shown = repr(heard.events)
         assert PAN not in shown
         assert qfpay_gateway.client_key not in shown
+
+
+async def test_what_the_gateway_lacks_is_told_once(qfpay_gateway: Gateway) -> None:
+    """A capture of ours that the gateway's list never shows: every pass reports it, the hook hears of it once."""
+    heard = Heard()
+    async with hearing_client(qfpay_gateway, heard) as client:
+        syssn = await registered(client, qfpay_gateway, HOLD)
+        qfpay_gateway.faults.add("drop_after", operation="capture", amount=LOST, hidden=True)
+        with pytest.raises(OutcomeUnknownError):
+            await client.capture(syssn, LOST, idempotency_key="k", patience_s=0)
+        await client.resolve("k", Outcome.HAPPENED, reason="seen", syssn="20261122180500020000099999")
+        for _ in range(3):
+            report = await client.reconcile()
+            assert [each.kind.value for each in report.discrepancies] == ["missing_there"]
+        told = [str(event.detail) for event in heard.events if event.kind == "discrepancy"]
+        assert [each.partition(":")[0] for each in told] == ["missing_there"]
+
+
+async def _twice(heard: Heard, kind: str) -> bool:
+    return heard.kinds().count(kind) >= 2
+
+
+async def test_a_stalled_reconciler(qfpay_gateway: Gateway) -> None:
+    """While the enquiry is down, the reconciler says so, again and again."""
+    heard = Heard()
+    async with hearing_client(qfpay_gateway, heard) as client:
+        await registered(client, qfpay_gateway, HOLD)
+        qfpay_gateway.faults.add("status_before", operation="query", times=None)
+        running = asyncio.create_task(client.run_reconciler(0.05))
+        await until(lambda: _twice(heard, "stalled"))
+        running.cancel()
+        assert {event.detail for event in heard.events if event.kind == "stalled"} == {"GatewayError"}
 
 
 def _raise(event: Event) -> None:

@@ -60,7 +60,7 @@ def arm(order: str) -> None:
     _around(SqliteLedger, "conclude", reached, "concluding", "concluded")
     _around(SqliteLedger, "observe", reached, "observing", "observed")
     _before(Body, "hand_over", reached, "handing")
-    _after(Line, "write", reached, "handed")
+    _after(Line, "send", reached, "handed")
     _around(Transport, "exchange", reached, "", "answered", lambda delivery: isinstance(delivery, Answer))
     _after(Writer, "_run_job", reached, "written")
     _before(_writer, "_deliver", reached, "committed")

@@ -16,7 +16,7 @@ from qfpay_preauth import (
     OverRefundError,
     PreauthClient,
 )
-from qfpay_preauth._reconcile import Reader
+from qfpay_preauth._looks import Reader
 from qfpay_preauth._recover import RecoverReport, recover
 from qfpay_preauth.ledger._copy import copy_ledger
 from qfpay_preauth.ledger.postgres import PostgresLedger

@@ -86,6 +86,7 @@ async def run(client: PreauthClient, jetstream: JetStreamContext, stop: asyncio.
             task = asyncio.create_task(handle(client, jetstream, message))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
+    log.info("stopping, with %d messages under way", len(under_way))
     if under_way:
         await asyncio.wait(under_way)
 

@@ -131,8 +131,8 @@ async def test_the_same_order_again(qfpay_gateway: Gateway, tmp_path: Path, brok
 async def test_a_slow_capture_keeps_its_message(
     qfpay_gateway: Gateway, tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A capture that takes three times the broker's patience is heartbeaten: the message is delivered once."""
-    monkeypatch.setattr(nats_worker, "ACK_WAIT_S", 0.3)
+    """A capture that takes twice the broker's patience is heartbeaten: the message is delivered once."""
+    monkeypatch.setattr(nats_worker, "ACK_WAIT_S", 1.0)
     delivered: list[int] = []
     decide = nats_worker.decide
 
@@ -142,7 +142,7 @@ async def test_a_slow_capture_keeps_its_message(
 
     monkeypatch.setattr(nats_worker, "decide", counting)
     wanted = order(qfpay_gateway, 20_000)
-    qfpay_gateway.faults.add("delay", operation="capture", seconds=1.0)
+    qfpay_gateway.faults.add("delay", operation="capture", seconds=2.0)
     async with broker.jetstream() as jetstream, client_of(qfpay_gateway, sqlite_url(tmp_path)) as client:
         await streams(jetstream)
         await ask(jetstream, "k", wanted)
@@ -225,11 +225,13 @@ async def test_stopped_in_the_middle(qfpay_gateway: Gateway, tmp_path: Path, bro
     given = {**environ(qfpay_gateway, tmp_path), "NATS_URL": broker.url}
     wanted = order(qfpay_gateway, 20_000)
     qfpay_gateway.faults.add("hang_after", operation="capture")
-    async with broker.jetstream() as jetstream, worker(given, tmp_path / "log.txt") as child:
+    log = tmp_path / "log.txt"
+    async with broker.jetstream() as jetstream, worker(given, log) as child:
         await streams(jetstream)
         await ask(jetstream, "k", wanted)
         await qfpay_gateway.wait_hanging()
         child.send_signal(signal.SIGTERM)
+        await until(lambda: "with 1 messages under way" in log.read_text())
         qfpay_gateway.release()
         assert await asyncio.wait_for(child.wait(), 20) == 0
         assert (await outcomes(jetstream, 1))["k"]["outcome"] == "happened"

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import evolve
 
-from qfpay_preauth import _evidence, _lifetime, _reconcile, _windows, _wire
+from qfpay_preauth import _evidence, _lifetime, _looks, _windows, _wire
 from qfpay_preauth._signing import Signer
 from qfpay_preauth.ledger import _rules
 from tests.simulation import store
@@ -75,7 +75,7 @@ def the_signature_is_always_sha256(patch: Patch) -> None:
 def two_equal_readings_are_wanted(patch: Patch) -> None:
     """A list counts as read only when nothing happened between two readings: on a busy account, never."""
     patch(
-        _reconcile,
+        _looks,
         "_agree",
         lambda began, first, second: {(r.syssn, r.code) for r in first} == {(r.syssn, r.code) for r in second},
     )
