@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
@@ -29,12 +28,9 @@ def serves(session: aiohttp.ClientSession, version: str = aiohttp.__version__) -
         version.startswith(TESTED)
         and not session.trust_env  # what a proxy needs, only `session.post` does
         and not session.trace_configs  # somebody (OpenTelemetry, Sentry) wants to be told
-        and _request_of(session).__globals__ is vars(aiohttp.client)  # no mock (aioresponses) took its place
+        # no mock (aioresponses) took its place
+        and getattr(type(session)._request, "__globals__", None) is aiohttp.client.__dict__
     )
-
-
-def _request_of(session: aiohttp.ClientSession) -> Any:
-    return type(session)._request
 
 
 class Line:

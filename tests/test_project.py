@@ -26,6 +26,8 @@ PURE = [
     "_checks",
     "_windows",
     "_events",
+    "_batch_rows",
+    "_figures",
     "_codes",
     "_signing",
     "_wire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,6 +11,8 @@ from typing import Any, assert_type
 from qfpay_preauth import (
     Authorization,
     Balance,
+    BatchOutcome,
+    BatchRow,
     Capture,
     Credentials,
     CredentialsRejectedError,
@@ -31,7 +34,9 @@ from qfpay_preauth import (
     PreauthClient,
     PreauthError,
     RateLimitedError,
+    RecoverReport,
     Refund,
+    RowOutcome,
     Settings,
     State,
     Transaction,
@@ -119,6 +124,15 @@ async def looked_up(client: PreauthClient, at: datetime) -> None:
         assert_type(doubt.since, datetime)
     decided = await client.resolve("order-17/parcel-1", Outcome.HAPPENED, reason="seen in the portal", syssn="C1")
     assert_type(decided, Entry)
+
+
+async def in_bulk(client: PreauthClient) -> None:
+    """Many rows."""
+    async for outcome in client.capture_many([BatchRow("k", "S1", 1)], stop=asyncio.Event()):
+        assert_type(outcome, BatchOutcome)
+        assert_type(outcome.outcome, RowOutcome)
+        assert_type(outcome.result_syssn, str | None)
+    assert_type(await client.recover(), RecoverReport)
 
 
 async def lived(credentials: Credentials) -> None:

@@ -23,13 +23,15 @@ class Crowd:
         self._on = "crowd" in site.world.scenario.on
 
     def before(self) -> None:
-        """What was paid within the last minutes."""
-        world = self._site.world
+        """What was paid within the last minutes; nobody is notified of it any more."""
+        world, config = self._site.world, self._site.core.config
         if not self._on:
             return
+        url, config.notify_url = config.notify_url, None
         many = world.scenario.page_size + world.dice.randint(-3, 20)  # a full page and a few, or almost one
         for ago_s in sorted((world.dice.uniform(0, 600) for _ in range(many)), reverse=True):
             self._pay(ago_s)
+        config.notify_url = url
         world.hits["crowd"] += 1
 
     def between(self) -> None:
@@ -40,11 +42,8 @@ class Crowd:
             self._pay(ago_s=0.0)
 
     def _pay(self, ago_s: float) -> None:
-        """Sales are notified elsewhere: one enquiry for each would keep a small budget busy for ever."""
-        world, core, books = self._site.world, self._site.core, self._site.core.books
-        url, core.config.notify_url = core.config.notify_url, None
+        world, books = self._site.world, self._site.core.books
         dice, now = world.dice, world.gateway_now() - timedelta(seconds=ago_s)
         hold = books.hold(dice.choice(_AMOUNTS), "HKD", now)
         if dice.random() < 0.2:
             act(books, "capture", hold.syssn, None, now)
-        core.config.notify_url = url
