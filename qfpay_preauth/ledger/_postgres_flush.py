@@ -1,8 +1,8 @@
-"""Writing what a batch of verbs decided: one statement for all tables, guarded and counted, and one round trip with COMMIT.
+"""Writing what a batch of verbs decided: one statement for all tables, guarded, counted, and sent together with COMMIT.
 
 A row that was not there is inserted plainly, so a unique key refuses who comes second. A row that was there is updated
-only where its revision is still the one that was read. Where fewer rows change than should, the statement fails, and the
-COMMIT that is sent with it is never reached. So all values are in its text: quoted by a random word, in plain ASCII.
+only where its revision is still the one that was read. Where fewer rows change than should, the statement fails, and
+the COMMIT behind it is never reached. The values are in the statement's text: plain ASCII, quoted by a random word.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Parts:
         self.counts: list[str] = []
         self._quote = f"$q{secrets.token_hex(8)}$"
 
-    def rows(self, table: str, values: list[dict[str, Any]]) -> str:
+    def source(self, table: str, values: list[dict[str, Any]]) -> str:
         """Values as a set of rows of that table."""
         return f"json_populate_recordset(NULL::{self.schema}.{table}, {self.quoted(rows.text(values))}::json)"
 
@@ -44,7 +44,7 @@ class _Parts:
             order = ", ".join(f'"{name}"' for name in table.key)
             ordered = f" ORDER BY {order}" if order else ""
             names = rows.columns(table)
-            source = self.rows(table.name, values)
+            source = self.source(table.name, values)
             self.part(
                 f"INSERT INTO {self.schema}.{table.name} ({names}) SELECT {names} FROM {source}{ordered}", len(values)
             )
@@ -55,7 +55,7 @@ class _Parts:
             same = " AND ".join(f't."{name}" = v."{name}"' for name in table.key)
             self.part(
                 f"UPDATE {self.schema}.{table.name} t SET {changes}, revision = t.revision + 1 "
-                f"FROM {self.rows(table.name, values)} v WHERE {same} AND t.revision = v.revision",
+                f"FROM {self.source(table.name, values)} v WHERE {same} AND t.revision = v.revision",
                 len(values),
             )
 
@@ -110,7 +110,7 @@ def _evidence(parts: _Parts, snapshot: Snapshot) -> None:
     if words:
         parts.part(
             f"INSERT INTO {s}.words AS t (account, kind, word, linked) SELECT account, kind, word, linked "
-            f"FROM {parts.rows('words', words)} ORDER BY account, kind, word "
+            f"FROM {parts.source('words', words)} ORDER BY account, kind, word "
             "ON CONFLICT (account, kind, word) DO UPDATE SET linked = t.linked OR excluded.linked",
             len(words),
         )
@@ -120,14 +120,14 @@ def _evidence(parts: _Parts, snapshot: Snapshot) -> None:
     closed = [{"account": a, "digest": d} for a, d in ended if (a, d) not in snapshot.put_notices]
     if closed:
         parts.part(
-            f"UPDATE {s}.notices t SET open = false FROM {parts.rows('notices', closed)} v "
+            f"UPDATE {s}.notices t SET open = false FROM {parts.source('notices', closed)} v "
             "WHERE t.account = v.account AND t.digest = v.digest",
             len(closed),
         )
     lowered = [{"account": a, "read_until": rows.micros(moment)} for a, moment in snapshot.lowered.items()]
     if lowered:  # a bookmark that is not there, or lies before, stays
         parts.part(
-            f"UPDATE {s}.bookmarks t SET read_until = v.read_until FROM {parts.rows('bookmarks', lowered)} v "
+            f"UPDATE {s}.bookmarks t SET read_until = v.read_until FROM {parts.source('bookmarks', lowered)} v "
             "WHERE t.account = v.account AND t.read_until > v.read_until",
             None,
         )

@@ -1,8 +1,8 @@
 """One connection, one transaction at a time: what a batch of jobs goes through, and how a lost COMMIT is judged.
 
 Every writing transaction leaves a new random mark in its writer's own row. Where a COMMIT got no answer, that row is
-read on a new connection, locking it: this waits for the old transaction to end if it has not. The mark then says whether
-it was committed; if not, it is replaced, so that whatever of the old transaction is still on its way fails.
+read on a new connection, locking it: this waits for the old transaction to end if it has not. The mark then says
+whether it was committed; if not, it is replaced, so that whatever of the old transaction is still on its way fails.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Lane:
                 return None if self._mark == mark else failure
 
     async def _read_mark(self, mark: str) -> str:
-        """The mark in the writer's row: `mark`, or a new one, with which the old transaction cannot be committed any more.
+        """The mark in the writer's row: `mark`, or a new one, so that the old transaction cannot be committed any more.
 
         It waits for every transaction that wrote the row. One whose last message is still on its way finds the row
         changed (or, where it was not there, made), and fails.

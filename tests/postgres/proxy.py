@@ -20,6 +20,7 @@ class Cut(enum.Enum):
     AFTER = "it gets to the server, and the connection is cut instead of an answer"
     AT_ONCE = "it gets to the server, and the client hears at once that the connection is gone"
     SILENCE = "it gets to the server, and nobody answers"
+    LATE = "the client hears that the connection is gone, and the message gets to the server much later"
 
 
 class Proxy:
@@ -32,6 +33,10 @@ class Proxy:
         self.refused = asyncio.Event()
         self.open: set[asyncio.StreamWriter] = set()
         self._target = target
+        self._late: list[tuple[asyncio.StreamWriter, bytes]] = []
+        self._released = asyncio.Event()
+        self.answers: list[bytes] = []
+        """What the server said to messages that came late."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
 
@@ -68,6 +73,11 @@ class Proxy:
         if cut is Cut.BEFORE:
             client.transport.abort()
             return False
+        if cut is Cut.LATE:
+            self._late.append((server, data))
+            client.transport.abort()
+            await self._released.wait()
+            return False
         silent += [True] if cut else []
         server.write(data)
         await server.drain()
@@ -80,7 +90,9 @@ class Proxy:
     async def _back(self, upstream: asyncio.StreamReader, client: asyncio.StreamWriter, silent: list[bool]) -> None:
         with contextlib.suppress(OSError):
             while data := await upstream.read(65536):
-                if silent:  # the server has answered the COMMIT; nobody hears of it
+                if client.transport.is_closing() and self._late:
+                    self.answers.append(data)
+                elif silent:  # the server has answered the COMMIT; nobody hears of it
                     if not self.mute:
                         client.transport.abort()
                     continue
@@ -96,6 +108,15 @@ class Proxy:
         self.open.discard(writer)
         if not writer.transport.is_closing():
             writer.transport.abort()
+
+    async def deliver_late(self) -> None:
+        """Let the server have what it has not seen yet, and wait until it has answered."""
+        for server, data in self._late:
+            server.write(data)
+        async with asyncio.timeout(20):
+            while len(self.answers) < len(self._late):  # noqa: ASYNC110 - the answers come in another task
+                await asyncio.sleep(0.01)
+        self._released.set()
 
     def cut_all(self) -> None:
         """Every connection, now."""

@@ -9,7 +9,8 @@ import pytest
 
 from qfpay_preauth._models import State
 from qfpay_preauth.errors import LedgerUnavailableError, OverCaptureError
-from qfpay_preauth.ledger import Reserved, _postgres_lane
+from qfpay_preauth.ledger import Reserved, _postgres_lane, _postgres_writer
+from qfpay_preauth.ledger._postgres_lane import Lane
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 
@@ -30,6 +31,12 @@ async def through(postgres: Server) -> AsyncIterator[tuple[Proxy, Scene]]:
         yield proxy, scene
         await ledger.close()
     await drop_schema(postgres, schema)
+
+
+def _lane(s: Scene) -> Lane:
+    """The lane that wrote last."""
+    assert isinstance(s.ledger, PostgresLedger)
+    return s.ledger._desk().writes._idle[-1]
 
 
 async def _moves(s: Scene, key: str) -> list[State | None]:
@@ -121,11 +128,31 @@ async def test_a_commit_that_is_still_under_way_is_waited_for(through: tuple[Pro
         writer = await beside.fetchval(f'SELECT writer FROM "{s.ledger.schema}".writers')
         await old.execute("BEGIN")
         await old.execute(f"UPDATE \"{s.ledger.schema}\".writers SET mark = 'new' WHERE writer = '{writer}'")
-        lane = s.ledger._desk().writes._idle[-1]
+        lane = _lane(s)
         assert lane._writer == writer
-        judging = asyncio.create_task(lane._read_mark())
+        judging = asyncio.create_task(lane._read_mark("new"))
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%writers%'"
         await until(lambda: beside.fetchval(waiting))
         assert not judging.done()
         await old.execute("COMMIT")
         assert await judging == "new"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the writer's first", "a later one"])
+async def test_a_message_that_comes_after_the_judgement_is_void(
+    through: tuple[Proxy, Scene], monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """Writes and COMMIT that get to the server when the caller was told that nothing was written change nothing."""
+    proxy, s = through
+    if first:
+        await s.ledger.close()
+        await s.ledger.open("sandbox")
+    monkeypatch.setattr(_postgres_writer, "PATIENCE_S", 0.0)  # it is not tried again
+    proxy.cuts.append(Cut.LATE)
+    with pytest.raises(LedgerUnavailableError):
+        await s.hold(syssn="HOLD-2")
+    await proxy.deliver_late()
+    assert b"negative" in proxy.answers[0]  # the writer's row is not as it was left
+    assert await s.ledger.books(s.account, "HOLD-2") is None
+    monkeypatch.undo()
+    assert (await s.hold(syssn="HOLD-2")).amount == 1_000
