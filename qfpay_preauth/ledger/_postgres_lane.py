@@ -108,16 +108,15 @@ class Lane:
     async def _unmarked(self) -> Failure:
         """Our own row is not as we left it: the ledger was moved, or we begin another."""
         self._new_writer()
-        assert self._connection is not None  # noqa: S101 - it has just answered, and was rolled back
+        if self._connection is None:
+            return failure_of(Stale(), closed=True)
+        query = f"SELECT value FROM {self._schema}.meta WHERE name = 'moved_to'"
         try:
             async with self._connection.transaction():
-                target = await self._connection.fetchval(
-                    f"SELECT value FROM {self._schema}.meta WHERE name = 'moved_to'"
-                )
-        except Exception as error:
-            return failure_of(error, closed=True)
-        error = Stale() if target is None else Moved(moved(self._source.where, target))
-        return failure_of(error, closed=False)
+                target = await self._connection.fetchval(query)
+        except Exception as lost:
+            return failure_of(lost, closed=True)
+        return failure_of(Stale() if target is None else Moved(moved(self._source.where, target)), closed=False)
 
     async def let_go(self) -> None:
         """Release the connection; the next transaction takes another."""

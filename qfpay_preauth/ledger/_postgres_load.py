@@ -1,14 +1,16 @@
-"""Loading what verbs will ask for: one statement locks the holds, in order, and one reads all the rest after it.
+"""Loading what verbs will ask for: holds are locked, in order, and everything on them is read as it is after that.
 
-The order matters. Under READ COMMITTED a statement sees what was committed when it began; the second begins when the
-holds are locked, so nothing that it reads of them can change until this transaction ends.
+Under READ COMMITTED a statement sees what was committed when it began, even where it then waits for a lock. So one
+statement does both and also says whether a hold has changed in between: every change of what belongs to a hold changes
+its revision. Only where one has, everything is read once more, now that the holds are locked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
+
+from attrs import evolve
 
 from qfpay_preauth._models import Authorization, Entry, Movement, Notification
 from qfpay_preauth.ledger import _postgres_rows as rows
@@ -21,6 +23,7 @@ def _document(table: rows.Table, alias: str) -> str:
 
 
 _HOLD = _document(rows.AUTHORIZATIONS, "h")
+_LOCKED = f"json_build_array({rows.columns(rows.AUTHORIZATIONS, 'l')}, l.revision, l.revision = h.revision)::text"
 _ENTRY = _document(rows.ENTRIES, "e")
 _MOVEMENT = _document(rows.MOVEMENTS, "m")
 _NOTICE_COLUMNS = rows.Table("notices", rows.NOTICES.columns[3:], ())
@@ -68,40 +71,68 @@ class Loader:
         """Load what is wanted and not there yet; with `lock`, holds are locked first."""
         wants = _not_loaded(snapshot, wants)
         if lock and (wants.holds or wants.via_movements or wants.via_entries or wants.via_numbers):
-            statement, names = self.locking(wants)
-            for document in _documents(await connection.fetch(statement, *names), 0):
-                _take_hold(snapshot, document)
-            for name in wants.holds:
+            found = await self._fetch(connection, *self.both(wants))
+            held = [document for part, document in found if part == "locked"]
+            for document in held:
+                _take_hold(snapshot, document[:-1])
+            absent, wants.holds = wants.holds, set()
+            for name in absent:
                 snapshot.authorizations.setdefault(name, None)
-        if lock:
+            if all(same for *_, same in held):
+                _take(snapshot, wants, [each for each in found if each[0] != "locked"])
+                return
+        elif lock:
             wants.holds = set()
         statement, names = self.reading(wants)
         if statement:
-            found = await connection.fetch(statement, *names)
-            _take(snapshot, wants, list(zip((row[0] for row in found), _documents(found, 1), strict=True)))
+            _take(snapshot, wants, await self._fetch(connection, statement, names))
+
+    async def _fetch(
+        self, connection: Connection, statement: str, names: list[list[str]]
+    ) -> list[tuple[str, list[Any]]]:
+        """Rows of a part's name and a document, the documents read at one stroke."""
+        found = await connection.fetch(statement, *names)
+        documents = json.loads(f"[{','.join([document for _, document in found])}]")
+        return [(part, document) for (part, _), document in zip(found, documents, strict=True)]
+
+    def both(self, wants: Wants) -> tuple[str, list[list[str]]]:
+        """Both at once. Of each hold that was locked it says whether it is still as it was when the statement began: if
+        not, somebody was waited for, and what was read beside it may be old."""
+        arguments = _Arguments()
+        locking = self._locking(wants, arguments)
+        parts = [
+            f"SELECT 'locked', {_LOCKED} FROM locked l JOIN {self._schema}.authorizations h "
+            "ON h.account = l.account AND h.syssn = l.syssn",
+            *self._reading(evolve(wants, holds=set()), arguments),
+        ]
+        return f"WITH locked AS MATERIALIZED ({locking}) {' UNION ALL '.join(parts)}", arguments.values
 
     def locking(self, wants: Wants) -> tuple[str, list[list[str]]]:
         """The statement that locks holds, by name and by what leads to them, always in the same order."""
-        parts, arguments = [], _Arguments()
-        if wants.holds:
-            parts.append(f"SELECT a, n {arguments.add(wants.holds)}")
+        arguments = _Arguments()
+        return self._locking(wants, arguments), arguments.values
+
+    def _locking(self, wants: Wants, arguments: _Arguments) -> str:
+        parts = [f"SELECT a, n {arguments.add(wants.holds)}"] if wants.holds else []
         for kind, text in _VIA.items():
             if names := getattr(wants, kind):
                 parts.append(text.format(w=arguments.add(names), s=self._schema))
-        named = " UNION ALL ".join(parts)
         return (
-            f"SELECT {_HOLD} FROM {self._schema}.authorizations h WHERE (h.account, h.syssn) IN ({named}) "
-            "ORDER BY h.account, h.syssn FOR NO KEY UPDATE OF h",
-            arguments.values,
+            f"SELECT h.* FROM {self._schema}.authorizations h WHERE (h.account, h.syssn) IN "
+            f"({' UNION ALL '.join(parts)}) ORDER BY h.account, h.syssn FOR NO KEY UPDATE OF h"
         )
 
     def reading(self, wants: Wants) -> tuple[str, list[list[str]]]:
         """The statement that reads everything else; empty where nothing is wanted."""
-        parts, arguments = [], _Arguments()
-        for kind, text in _PARTS.items():
-            if names := getattr(wants, kind):
-                parts.append(text.format(w=arguments.add(names), s=self._schema))
-        return " UNION ALL ".join(parts), arguments.values
+        arguments = _Arguments()
+        return " UNION ALL ".join(self._reading(wants, arguments)), arguments.values
+
+    def _reading(self, wants: Wants, arguments: _Arguments) -> list[str]:
+        return [
+            text.format(w=arguments.add(names), s=self._schema)
+            for kind, text in _PARTS.items()
+            if (names := getattr(wants, kind))
+        ]
 
     async def known_fingerprints(self, connection: Connection, names: set[Name]) -> set[Name]:
         """Which discrepancies are recorded already."""
@@ -111,12 +142,6 @@ class Loader:
             f"JOIN {self._schema}.discrepancies d ON d.account = w.a AND d.fingerprint = w.n"
         )
         return {(account, fingerprint) for account, fingerprint in await connection.fetch(statement, *arguments.values)}
-
-
-def _documents(found: Sequence[Sequence[Any]], place: int) -> list[list[Any]]:
-    """All documents of an answer, read at one stroke."""
-    documents: list[list[Any]] = json.loads(f"[{','.join([row[place] for row in found])}]")
-    return documents
 
 
 class _Arguments:

@@ -213,6 +213,7 @@ class Snapshot:
     def put_movement(self, movement: Movement) -> None:
         name = (movement.account, movement.syssn)
         self.get_movement(*name)
+        self._touch(movement.account, movement.authorization)
         self._put("movements", self.movements, name, movement)
         if movement.idempotency_key is not None:
             self._set(self.owning, (movement.account, movement.idempotency_key), True)
@@ -222,11 +223,17 @@ class Snapshot:
         self.get_entry(*name)
         if entry.raw is not None:
             entry = evolve(entry, raw=dict(entry.raw))  # nobody else holds what is stored
+        self._touch(entry.account, entry.authorization)
         self._put("entries", self.entries, name, entry)
         hold = (entry.account, entry.authorization)
         self._set(self.put_of_hold, hold, (*self.put_of_hold.get(hold, ()), entry.idempotency_key))
         if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
             self._set(self.put_numbers, (entry.account, entry.out_trade_no), entry.idempotency_key)
+
+    def _touch(self, account: str, authorization: str) -> None:
+        """Whatever changes of a hold changes its revision too: by it others see whether what they read still holds."""
+        if self.get_authorization(account, authorization) is not None:
+            self._set(self.changed["authorizations"], (account, authorization), None)
 
     def _put(self, table: str, values: dict[Name, Any], name: Name, value: Any) -> None:
         self._set(values, name, value)

@@ -10,11 +10,11 @@ which neither capture nor unfreeze is possible) and Payment API, Refund.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import fields, frozen
 
@@ -55,8 +55,8 @@ def changed(value: V, **changes: Any) -> V:
 
 
 @cache
-def _fields(kind: type) -> tuple[Mapping[str, int], Callable[[Any], tuple[Any, ...]]]:
-    names = [each.name for each in fields(kind)]
+def _fields(kind: Hashable) -> tuple[Mapping[str, int], Callable[[Any], tuple[Any, ...]]]:
+    names = [each.name for each in fields(cast(type, kind))]
     return {name: number for number, name in enumerate(names)}, attrgetter(*names)
 
 

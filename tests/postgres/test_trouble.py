@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 
 from qfpay_preauth._models import State
-from qfpay_preauth.errors import LedgerUnavailableError, OverCaptureError
+from qfpay_preauth.errors import LedgerUnavailableError, OperationInProgressError, OverCaptureError
 from qfpay_preauth.ledger import Reserved, _postgres_lane, _postgres_writer
 from qfpay_preauth.ledger._postgres_snapshot import Snapshot
 from qfpay_preauth.ledger.postgres import PostgresLedger
@@ -111,6 +111,26 @@ async def test_a_stale_read_is_never_written(s: Scene, postgres: Server) -> None
     assert await _job(s, slow) == 0
     assert looks == [0, 0]
     assert (await s.sums()).claimed == 1
+
+
+async def test_what_was_read_while_waiting_for_a_lock_is_read_again(s: Scene, postgres: Server) -> None:
+    """A twin that another process reserved while we waited for the hold's lock is seen all the same."""
+    await s.hold()
+    schema = _ledger(s).schema
+    twin = (await s.capture("other", 100)).entry
+    await s.not_sent(twin)
+    async with sql(postgres) as other, sql(postgres) as beside:
+        await other.execute(f'BEGIN; SELECT * FROM "{schema}".authorizations FOR UPDATE')
+        (task,) = await _asked(s.capture("mine", 100))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1"
+        await until(lambda: beside.fetchval(waiting, schema))
+        await other.execute(
+            f"UPDATE \"{schema}\".entries SET state = 'held', concluded_at = NULL, revision = revision + 1"
+        )
+        await other.execute(f'UPDATE "{schema}".authorizations SET claimed = 100, revision = revision + 1')
+        await other.execute("COMMIT")
+        with pytest.raises(OperationInProgressError, match="'other' of the same amount"):
+            await task
 
 
 # ------------------------------------------------------------------------------------------------ locks

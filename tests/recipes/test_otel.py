@@ -192,10 +192,16 @@ async def test_figures(qfpay_gateway: Gateway) -> None:
         await lose(client, qfpay_gateway, syssn)
         with pytest.raises(OperationInProgressError):
             await client.unfreeze(syssn, idempotency_key="u")
-        watch = asyncio.create_task(watch_doubts(client, seen.hook, interval_s=0.01))
-        await until(lambda: "qfpay_preauth.doubts" in seen.figures())
-        watch.cancel()
         figures = seen.figures()
+
+        def watched() -> bool:
+            nonlocal figures  # an older SDK tells a gauge only to the first reading after it was set
+            figures = seen.figures()
+            return "qfpay_preauth.doubts" in figures
+
+        watch = asyncio.create_task(watch_doubts(client, seen.hook, interval_s=0.01))
+        await until(watched)
+        watch.cancel()
         calls = figures["qfpay_preauth.call_duration"]
         done = calls[frozenset({("operation", "capture"), ("result", "executed"), ("outcome", "happened")})]
         assert isinstance(done, HistogramDataPoint)

@@ -1,0 +1,230 @@
+"""Values ↔ rows of the SQLite ledger. Times are integer microseconds since 1970 UTC, enums their text, yes and no 1 and 0.
+
+Every operation reads and writes several of them, so what is used by all operations is spelled out: going through the
+fields one by one took four times as long, and more than SQLite itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from attrs import fields
+
+from qfpay_preauth._models import Authorization, ConfirmedBy, Entry, Event, Movement, Notification, Operation, State, Why
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+Row = Sequence[Any]
+
+HELD_COLUMNS = (
+    "account idempotency_key operation authorization syssn amount currency out_trade_no state attempt reserved_at "
+    "send_by doubt_at rerunnable absences"
+).split()
+"""What a held entry of a first attempt says; everything else of it is NULL."""
+
+ENDED_COLUMNS = (
+    "state why rerunnable result_syssn code message detail system_time confirmed_by concluded_at reason attention "
+    "absences raw"
+).split()
+"""What changes as an entry ends, or comes into doubt."""
+
+SUMS = "claimed captured unfrozen refunded foreign_captured foreign_unfrozen foreign_refunded flagged".split()
+"""What changes of an authorization."""
+
+
+def micros(moment: datetime) -> int:
+    """A moment as it is kept."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment_of(us: int | None) -> datetime | None:
+    """A moment that was kept."""
+    return None if us is None else _EPOCH + timedelta(0, 0, us)
+
+
+def values_of(value: Any) -> list[Any]:
+    """All of a value, in the order of its attributes."""
+    return [plain(getattr(value, each.name)) for each in fields(type(value))]
+
+
+def plain(value: Any) -> Any:
+    """One attribute as it is kept."""
+    if isinstance(value, datetime):
+        return micros(value)
+    if isinstance(value, timedelta):
+        return value // _MICROSECOND
+    if isinstance(value, bool):
+        return int(value)
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
+
+
+def held_values(entry: Entry) -> Row:
+    """HELD_COLUMNS of an entry."""
+    return (
+        entry.account,
+        entry.idempotency_key,
+        entry.operation.value,
+        entry.authorization,
+        entry.syssn,
+        entry.amount,
+        entry.currency,
+        entry.out_trade_no,
+        entry.state.value,
+        entry.attempt,
+        micros(entry.reserved_at),
+        micros(entry.send_by),
+        micros(entry.doubt_at),
+        0,
+        0,
+    )
+
+
+def ended_values(entry: Entry) -> Row:
+    """ENDED_COLUMNS of an entry, and its name."""
+    return (
+        entry.state.value,
+        entry.why,
+        int(entry.rerunnable),
+        entry.result_syssn,
+        entry.code,
+        entry.message,
+        entry.detail,
+        None if entry.system_time is None else micros(entry.system_time),
+        None if entry.confirmed_by is None else entry.confirmed_by.value,
+        None if entry.concluded_at is None else micros(entry.concluded_at),
+        entry.reason,
+        entry.attention,
+        entry.absences,
+        None if entry.raw is None else json.dumps(dict(entry.raw)),
+        entry.account,
+        entry.idempotency_key,
+    )
+
+
+def sums_of(hold: Authorization) -> Row:
+    """SUMS of an authorization, and its name."""
+    return (
+        hold.claimed,
+        hold.captured,
+        hold.unfrozen,
+        hold.refunded,
+        hold.foreign_captured,
+        hold.foreign_unfrozen,
+        hold.foreign_refunded,
+        int(hold.flagged),
+        hold.account,
+        hold.syssn,
+    )
+
+
+def event_values(event: Event) -> Row:
+    """All of an event."""
+    return (
+        event.account,
+        micros(event.at),
+        event.kind,
+        event.authorization,
+        event.idempotency_key,
+        None if event.from_state is None else event.from_state.value,
+        None if event.to_state is None else event.to_state.value,
+        event.amount,
+        event.detail,
+    )
+
+
+def movement_values(movement: Movement) -> Row:
+    """All of a movement."""
+    return (
+        movement.account,
+        movement.syssn,
+        movement.kind,
+        movement.authorization,
+        movement.amount,
+        movement.idempotency_key,
+        int(movement.executed),
+        movement.refunded,
+        movement.refund_claimed,
+        movement.foreign_refunded,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ and back
+
+
+def authorization_of(row: Row) -> Authorization:
+    """An authorization that was kept."""
+    account, syssn, amount, currency, number, registered_at, authorized_at, window, *sums, flagged = row
+    return Authorization(
+        account,
+        syssn,
+        amount,
+        currency,
+        number,
+        _EPOCH + timedelta(0, 0, registered_at),
+        moment_of(authorized_at),
+        None if window is None else timedelta(0, 0, window),
+        *sums,
+        bool(flagged),
+    )
+
+
+def movement_of(row: Row) -> Movement:
+    """A movement that was kept."""
+    values = list(row)
+    values[6] = bool(row[6])
+    return Movement(*values)
+
+
+def entry_of(row: Row) -> Entry:
+    """An entry that was kept."""
+    values = list(row)
+    for place, read in _ALWAYS:
+        values[place] = read(values[place])
+    if values[_STATE] is not State.HELD:
+        for place, read in _SELDOM:
+            if values[place] is not None:
+                values[place] = read(values[place])
+    return Entry(*values)
+
+
+def event_of(row: Row) -> Event:
+    """An event that was kept."""
+    account, at, kind, authorization, key, from_state, to_state, amount, detail = row
+    return Event(
+        account,
+        _EPOCH + timedelta(0, 0, at),
+        kind,
+        authorization,
+        key,
+        State(from_state) if from_state else None,
+        State(to_state) if to_state else None,
+        amount,
+        detail,
+    )
+
+
+def notice_of(row: Row) -> Notification:
+    """A notification that was kept."""
+    values: list[Any] = list(row)
+    values[7], values[9] = json.loads(row[7]), moment_of(row[9])
+    return Notification(*values)
+
+
+def _readers(**readers: Callable[[Any], Any]) -> list[tuple[int, Callable[[Any], Any]]]:
+    place = {each.name: number for number, each in enumerate(fields(Entry))}
+    return [(place[name], read) for name, read in readers.items()]
+
+
+_STATE = [each.name for each in fields(Entry)].index("state")
+_ALWAYS = _readers(
+    operation=Operation,
+    state=State,
+    reserved_at=moment_of,
+    send_by=moment_of,
+    doubt_at=moment_of,
+    rerunnable=bool,
+)
+_SELDOM = _readers(why=Why, system_time=moment_of, confirmed_by=ConfirmedBy, concluded_at=moment_of, raw=json.loads)
