@@ -12,6 +12,7 @@ from qfpay_preauth import _checks, _enquiry, _wire
 from qfpay_preauth._batch_rows import BatchOutcome, Row
 from qfpay_preauth._batch_teller import Teller, run_batch
 from qfpay_preauth._books import BooksClient
+from qfpay_preauth._calls import Call
 from qfpay_preauth._models import (
     Authorization,
     Capture,
@@ -266,9 +267,10 @@ class PreauthClient(BooksClient):
             return self._request(operation, syssn, amount, idempotency_key, deadline)
 
         try:
-            return await self._call(
-                lambda desk, call: perform(desk, call, (operation, syssn), wish, patience), deadline, lane, group
-            )
+            running = self._running_here() or await self._ready()
+            call = Call(self._clock.monotonic() + deadline, lane, group)
+            work = perform(running.desk, call, (operation, syssn), wish, patience)
+            return await running.calls.run(call, work)
         except PreauthError as error:
             error.idempotency_key = error.idempotency_key or idempotency_key
             raise

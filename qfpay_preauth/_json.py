@@ -90,9 +90,11 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
     kept = {}
     for name, value in fields.items():
         shown = name if name in plain else _kept_name(name)
-        if type(value) is str and len(value) < _DIGITS_MIN and value.isprintable() and shown is not None:
-            kept[shown] = value  # most are so: nothing to cut, to mask or to clean
-        elif shown is not None:
+        if shown is None:
+            continue
+        if type(value) is str and value.isprintable() and (len(value) < _DIGITS_MIN or name in ids):
+            kept[shown] = value[:TEXT_LENGTH_MAX]  # most are so: nothing to clean or to mask
+        else:
             kept[shown] = _kept(value, is_id=name in ids)
     return kept
 

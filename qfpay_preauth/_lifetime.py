@@ -240,14 +240,21 @@ class ClientBase:
         group: object = None,
     ) -> T:
         """Run `work` in a task of its own, under one deadline."""
-        running = self._running
-        if running is None or self._closed or running.loop is not asyncio.get_running_loop():
-            await self._desk()
-            running = self._running
-            assert running is not None  # noqa: S101 - _desk has just seen to it
-        deadline = self._clock.monotonic() + (self.settings.deadline_s if deadline_s is None else deadline_s)
-        call = Call(deadline, lane, group)
+        running = self._running_here() or await self._ready()
+        call = Call(self._clock.monotonic() + (deadline_s or self.settings.deadline_s), lane, group)
         return await running.calls.run(call, work(running.desk, call))
+
+    def _running_here(self) -> Running | None:
+        """What exists already for this event loop."""
+        running = self._running
+        here = running is not None and running.loop is asyncio.get_running_loop() and not self._closed
+        return running if here else None
+
+    async def _ready(self) -> Running:
+        """The same, made where it did not exist."""
+        await self._desk()
+        assert self._running is not None  # noqa: S101 - _desk has just seen to it
+        return self._running
 
 
 def _a_quarter(settings: Settings) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -37,7 +38,7 @@ READS_MAX = 4
 AHEAD = timedelta(minutes=10)  # the gateway's clock may be ahead of ours
 _FIRST_LOOK_S = 0.4
 _LOOK_MAX_S = 5.0
-_GATHER_S = 1.0  # one enquiry serves what is notified meanwhile
+_GATHER_S, _GATHER_MAX_S = 1.0, 15.0  # one enquiry serves what is notified meanwhile: longer where it never ends
 
 
 @frozen
@@ -121,6 +122,7 @@ class Seeker:
         self._round: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
         self._notified: asyncio.Task[None] | None = None
+        self._gather_s, self._looked_up_at = _GATHER_S, -math.inf
         self._closing = asyncio.Event()
 
     async def seek(self, entry: Entry, deadline: float) -> Entry:
@@ -156,9 +158,12 @@ class Seeker:
 
     async def _look_up(self) -> None:
         while self._syssns:
-            await self._wait_unless_closing(_GATHER_S)
+            quiet_s = self._desk.clock.monotonic() - self._looked_up_at
+            self._gather_s = min(2 * self._gather_s, _GATHER_MAX_S) if quiet_s < 2 * self._gather_s else _GATHER_S
+            await self._wait_unless_closing(self._gather_s)
             if self._closing.is_set():
                 return
+            self._looked_up_at = self._desk.clock.monotonic()
             part = sorted(self._syssns)[:DOUBTS_MAX]
             self._syssns.difference_update(part)
             await self._look(self._notified_reader, (), part)

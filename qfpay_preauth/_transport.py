@@ -116,19 +116,16 @@ class Transport:
     async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
         if not _direct.serves(self._session):
             return await self._post_by_session(request, body, total_s)
-        async with asyncio.timeout(total_s):
-            return await self._post_directly(request, body)
-
-    async def _post_directly(self, request: SignedRequest, body: Body) -> Delivery:
         line = self._line
-        connection = await line.connection(self._connecting)
-        try:
-            head = line.head(request.path, request.headers, len(request.body))
-            line.send(connection, head + body.hand_over())
-            status, headers, content = await line.answer(connection, self._settings.response_bytes_max)
-        except BaseException:
-            connection.close()
-            raise
+        async with asyncio.timeout(total_s):
+            connection = await line.connection(self._connecting)
+            try:
+                head = line.head(request.path, request.headers, len(request.body))
+                line.send(connection, head + body.hand_over())
+                status, headers, content = await line.answer(connection, self._settings.response_bytes_max)
+            except BaseException:
+                connection.close()
+                raise
         if content is None:
             connection.close()
             return _too_long(status)

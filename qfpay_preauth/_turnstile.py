@@ -77,10 +77,12 @@ class Turnstile:
 
     def try_permit(self) -> Permit | None:
         """A permit if one is free now and nobody waits for it."""
-        if any(self._lanes.values()) or self.budget.take(self._now_ms()):
+        if self._pump is not None or self.budget.take(self._now_ms()):
             return None
-        part = None if self._share is None else self._share.take()
-        if part is None and self._share is not None:
+        if self._share is None:
+            return Permit(self, None)
+        part = self._share.take()
+        if part is None:
             Permit(self, None).give_back()
             return None
         return Permit(self, part)

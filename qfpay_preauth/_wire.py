@@ -225,7 +225,7 @@ def _contradiction(entry: Entry, fields: dict[str, Any]) -> str:
         asked["out_trade_no"] = str(entry.out_trade_no)
     for name, value in asked.items():
         given = fields.get(name)
-        if not is_empty(given) and text_of(given) != value:
+        if given != value and not is_empty(given) and text_of(given) != value:
             return name
     return ""
 
@@ -344,7 +344,9 @@ def read_intent(fields: dict[str, Any], wish: IntentRequest) -> PaymentIntent | 
     if not intent:
         return None
     expiry = read_time(fields.get("intent_expiry"))
-    return PaymentIntent(intent, expiry, wish.out_trade_no, wish.amount, wish.currency, raw=redacted(fields, _IDS, _PLAIN))
+    return PaymentIntent(
+        intent, expiry, wish.out_trade_no, wish.amount, wish.currency, raw=redacted(fields, _IDS, _PLAIN)
+    )
 
 
 def month_windows(start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:

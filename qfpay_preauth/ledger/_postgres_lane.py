@@ -28,25 +28,31 @@ TRANSACTION_MAX_S = 30.0  # then its connection is given up
 LOCK_WAIT_S = 10.0
 LOCK_WAIT_TOGETHER_S = 2.0  # where jobs of several holds wait for one lock
 IDLE_MAX_S = 5.0  # a process that was paused in the middle of a transaction loses it, and the locks
+ROWS_PER_S = 1_000  # of a listing to be weighed: a transaction is given so much longer (measured: five times as many)
 
 
 class Kind(enum.Enum):
-    """What a transaction is for; READ WRITE, because a standby refuses that: its books may be old."""
+    """What a transaction is for, and how it begins; READ WRITE, because a standby refuses that: its books may be old.
 
-    WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-    READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"
+    WRITE locks the holds that it reads. WEIGH, which may read thousands and write to few, locks none: where a row that
+    it writes to (and every change on a hold writes to the hold) has changed since it began, PostgreSQL refuses it.
+    """
+
+    WRITE = ("write", "READ COMMITTED")
+    WEIGH = ("weigh", "REPEATABLE READ")
+    READ = ("read", "REPEATABLE READ")
 
 
-def begin(kind: Kind, lock_s: float) -> str:
+def begin(kind: Kind, lock_s: float, idle_s: float) -> str:
     """The statement that begins a transaction, and what is set for as long as it lasts."""
     waits = f"set_config('lock_timeout', '{int(lock_s * 1000)}', true)"
-    idle = f"set_config('idle_in_transaction_session_timeout', '{int(IDLE_MAX_S * 1000)}', true)"
+    idle = f"set_config('idle_in_transaction_session_timeout', '{int(idle_s * 1000)}', true)"
     # off would forget what was committed; whatever is stricter stays
     durable = (
         "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
         "ELSE current_setting('synchronous_commit') END, true)"
     )
-    return f"{kind.value}; SELECT {waits}, {idle}, {durable}"
+    return f"BEGIN ISOLATION LEVEL {kind.value[1]} READ WRITE; SELECT {waits}, {idle}, {durable}"
 
 
 def no_plan(seen: Snapshot) -> Iterator[Wants]:
@@ -58,7 +64,8 @@ def no_plan(seen: Snapshot) -> Iterator[Wants]:
 class Job:
     """One verb on its way. It either works on the snapshot, or asks the connection itself.
 
-    `plan` says what it will surely need; jobs of one `name` do not run in two lanes at once.
+    `plan` says what it will surely need; jobs of one `name` do not run in two lanes at once; `rows` is how much there
+    is to be weighed.
     """
 
     future: asyncio.Future[Any]
@@ -66,6 +73,7 @@ class Job:
     asks: Callable[[Connection, Snapshot], Awaitable[Any]] | None = None
     plan: Callable[[Snapshot], Iterator[Wants]] = no_plan
     name: Hashable = None
+    rows: int = 0
     since: float = 0.0
     outcome: Any = None
     error: BaseException | None = None
@@ -82,17 +90,23 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._committing: str | None = None
+        self._locks = False
         self._new_writer()
 
     def _new_writer(self) -> None:
         self._writer, self._mark = uuid.uuid4().hex, ""
 
-    async def attempt(self, jobs: list[Job]) -> Failure | None:
-        """One transaction for all jobs; None: it is committed, and they have their outcomes."""
+    async def attempt(self, jobs: list[Job], *, pressed: bool = False) -> Failure | None:
+        """One transaction for all jobs; None: it is committed, and they have their outcomes.
+
+        `pressed`: others were faster several times, so now it locks what it reads.
+        """
         for job in jobs:
             job.outcome, job.error = None, None
+        # a writer's first transaction must see whether the ledger was moved a moment ago, which WEIGH might not
+        locks = self._kind is Kind.WEIGH and (pressed or not self._mark)
         try:
-            await self._transact(jobs)
+            await self._transact(jobs, Kind.WRITE if locks else self._kind)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError):
                 stay()
@@ -145,16 +159,17 @@ class Lane:
 
     # ------------------------------------------------------------------ one transaction
 
-    async def _transact(self, jobs: list[Job]) -> None:
+    async def _transact(self, jobs: list[Job], kind: Kind) -> None:
         connection = self._connection
         if connection is None or connection.is_closed():
             await self.let_go()
             connection = self._connection = await self._source.acquire()
-        watchdog = self._loop.call_later(TRANSACTION_MAX_S, connection.terminate)
+        more_s = sum(job.rows for job in jobs) / ROWS_PER_S
+        watchdog = self._loop.call_later(TRANSACTION_MAX_S + 2 * more_s, connection.terminate)
         try:
-            together = len({job.name for job in jobs}) > 1
-            await connection.execute(begin(self._kind, LOCK_WAIT_TOGETHER_S if together else LOCK_WAIT_S))
-            snapshot = Snapshot()
+            lock_s = LOCK_WAIT_TOGETHER_S if len({job.name for job in jobs}) > 1 else LOCK_WAIT_S
+            await connection.execute(begin(kind, lock_s, IDLE_MAX_S + more_s))
+            snapshot, self._locks = Snapshot(), kind is Kind.WRITE
             await self._load_plans(connection, snapshot, jobs)
             for job in jobs:
                 await self._run_job(connection, snapshot, job)
@@ -178,7 +193,7 @@ class Lane:
             plans = [plan for plan, _ in steps]
 
     async def _load(self, connection: Connection, snapshot: Snapshot, wants: Wants) -> None:
-        await self._loader.load(connection, snapshot, wants, lock=self._kind is Kind.WRITE)
+        await self._loader.load(connection, snapshot, wants, lock=self._locks)
 
     async def _run_job(self, connection: Connection, snapshot: Snapshot, job: Job) -> None:
         if job.asks is not None:
@@ -241,7 +256,7 @@ class Lane:
         connection = await self._source.acquire()
         watchdog = self._loop.call_later(TRANSACTION_MAX_S, connection.terminate)
         try:
-            await connection.execute(begin(Kind.WRITE, LOCK_WAIT_S))
+            await connection.execute(begin(Kind.WRITE, LOCK_WAIT_S, IDLE_MAX_S))
             found = await connection.fetchval(
                 f"INSERT INTO {self._schema}.writers AS w (writer, mark) VALUES ($1, $2) ON CONFLICT (writer) "
                 "DO UPDATE SET mark = CASE WHEN w.mark = $3 THEN w.mark ELSE excluded.mark END RETURNING mark",

@@ -85,8 +85,10 @@ def conclude(ended: Entry, verdict: Verdict) -> Plan:
 
 
 def observe(account: str, listing: Listing, asked: Sequence[str]) -> Plan:
-    """Everything that the rows name, and everything on the holds that this leads to."""
-    return _rows(account, listing.rows, asked)
+    """Everything that the rows name, everything on the holds that this leads to, and all open notifications."""
+    syssns = {(account, each) for row in listing.rows for each in (row.syssn, row.orig_syssn) if each}
+    numbers = {(account, row.out_trade_no) for row in listing.rows if row.out_trade_no}
+    return _evidence(account, syssns, numbers, asked, Wants(notices={(account, ALL)}))
 
 
 def notice(account: str, notification: Notification) -> Plan:
@@ -121,12 +123,6 @@ def sweep(account: str) -> Plan:
     return plan
 
 
-def _rows(account: str, rows: Sequence[Transaction], asked: Sequence[str]) -> Plan:
-    syssns = {(account, each) for row in rows for each in (row.syssn, row.orig_syssn) if each}
-    numbers = {(account, row.out_trade_no) for row in rows if row.out_trade_no}
-    return _evidence(account, syssns, numbers, asked, Wants())
-
-
 def _evidence(account: str, syssns: set[Name], numbers: set[Name], asked: Sequence[str], first: Wants) -> Plan:
     keys = {(account, key) for key in asked}
 
@@ -157,10 +153,12 @@ def _of_what_was_found(seen: Snapshot, account: str, syssns: set[Name], numbers:
     numbered = [entry for name in named if (entry := seen.entries.get(name)) is not None]
     holds = {(account, owner.authorization) for owner in owners}
     holds |= {(account, each.authorization) for each in (*entries, *numbered)}
+    told = [seen.notice_values[account, digest] for digest in seen.notices.get((account, ALL), ())]
     return Wants(
         holds=holds,
         of_hold=holds,
         entries={(account, owner.idempotency_key) for owner in owners if owner.idempotency_key},
-        movements={(account, each.syssn) for each in (*entries, *numbered)},
+        movements={(account, each.syssn) for each in (*entries, *numbered)}
+        | {(account, each) for notice in told for each in (notice.syssn, notice.orig_syssn) if each},
         notices={(account, each.syssn) for each in entries},
     )

@@ -190,7 +190,9 @@ class Snapshot:
         return self.words[account]
 
     def get_open_notices(self, account: str, orig_syssn: str | None) -> Sequence[Notification]:
-        name = (account, ALL if orig_syssn is None else orig_syssn)
+        name = (account, ALL)
+        if name not in self.notices:
+            name = (account, ALL if orig_syssn is None else orig_syssn)
         if name not in self.notices:
             raise Missing(notices={name})
         new = [digest for owner, digest in self.put_notices if owner == account]

@@ -20,6 +20,7 @@ BATCH_MAX = 512
 LANES_MAX = 4
 LATE_S = 0.05  # a job that has waited so long gets another lane, unless its own hold is under way
 TRIES_MAX = 30  # of a transaction that others are in the way of
+FREE_TRIES = 3  # of one that locks nothing; then it locks what it reads
 
 
 class Line:
@@ -109,7 +110,7 @@ class Line:
     async def _carry_out(self, lane: Lane, jobs: list[Job]) -> None:
         """Every job to its outcome or its error; it raises nothing."""
         began, tries = self._loop.time(), 0
-        while (failure := await lane.attempt(jobs)) is not None:
+        while (failure := await lane.attempt(jobs, pressed=tries >= FREE_TRIES)) is not None:
             tries += 1
             if failure.trouble is Trouble.AGAIN and tries < TRIES_MAX:
                 await pause(secrets.randbelow(1000) / 1e6 * min(tries, 20))

@@ -7,8 +7,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from attrs import fields
-
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -33,6 +31,7 @@ from qfpay_preauth.ledger._sqlite_values import (
     moment_of,
     movement_of,
     movement_values,
+    names_of,
     notice_of,
     plain,
     sums_of,
@@ -44,7 +43,7 @@ _UNRESOLVED = "state IN ('held', 'in_doubt')"
 
 
 def _names(kind: type) -> str:
-    return ", ".join(each.name for each in fields(kind))
+    return ", ".join(names_of(kind))
 
 
 def _insert(table: str, names: Sequence[str]) -> str:
@@ -57,19 +56,19 @@ def _changes(names: Iterable[str]) -> str:
 
 
 def _upsert(table: str, kind: type, key: tuple[str, ...]) -> str:
-    names = [each.name for each in fields(kind)]
+    names = names_of(kind)
     changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
     return f"{_insert(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
-_ADD_AUTHORIZATION = _insert("authorizations", [each.name for each in fields(Authorization)])
+_ADD_AUTHORIZATION = _insert("authorizations", names_of(Authorization))
 _PUT_SUMS = f"UPDATE authorizations SET {_changes(SUMS)} WHERE account = ? AND syssn = ?"  # noqa: S608 - our own names
 _PUT_MOVEMENT = _upsert("movements", Movement, ("account", "syssn"))
 _PUT_ENTRY = _upsert("entries", Entry, ("account", "idempotency_key"))
 _ADD_HELD = f"{_insert('entries', HELD_COLUMNS)} ON CONFLICT DO NOTHING"
 # only what changes: the indexes of what stays are then left alone
 _PUT_ENDED = f"UPDATE entries SET {_changes(ENDED_COLUMNS)} WHERE account = ? AND idempotency_key = ?"  # noqa: S608
-_ADD_EVENT = _insert("events", [each.name for each in fields(Event)])
+_ADD_EVENT = _insert("events", names_of(Event))
 _GET_AUTHORIZATION = f"SELECT {_names(Authorization)} FROM authorizations WHERE account = ? AND syssn = ?"  # noqa: S608
 _GET_MOVEMENT = f"SELECT {_names(Movement)} FROM movements WHERE account = ? AND syssn = ?"  # noqa: S608
 _SELECT_ENTRY = f"SELECT {_names(Entry)} FROM entries WHERE account = ?"  # noqa: S608
@@ -160,7 +159,7 @@ class SqliteTransaction:
         )
 
     def put_discrepancy(self, account: str, at: datetime, discrepancy: Discrepancy) -> bool:
-        values = [plain(getattr(discrepancy, each.name)) for each in fields(Discrepancy)]
+        values = values_of(discrepancy)
         done = self._run(
             "INSERT INTO discrepancies (account, at, kind, authorization, syssn, idempotency_key, ours, theirs, "
             "fingerprint, reported) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",

@@ -1,4 +1,4 @@
-"""Values ↔ rows of the SQLite ledger. Times are integer microseconds since 1970 UTC, enums their text, yes and no 1 and 0.
+"""Values ↔ rows of the SQLite ledger. Times are integer microseconds since 1970 UTC, enums text, yes and no 1 and 0.
 
 Every operation reads and writes several of them, so what is used by all operations is spelled out: going through the
 fields one by one took four times as long, and more than SQLite itself.
@@ -13,25 +13,38 @@ from typing import Any
 
 from attrs import fields
 
-from qfpay_preauth._models import Authorization, ConfirmedBy, Entry, Event, Movement, Notification, Operation, State, Why
+from qfpay_preauth._models import (
+    Authorization,
+    ConfirmedBy,
+    Entry,
+    Event,
+    Movement,
+    Notification,
+    Operation,
+    State,
+    Why,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 Row = Sequence[Any]
 
 HELD_COLUMNS = (
-    "account idempotency_key operation authorization syssn amount currency out_trade_no state attempt reserved_at "
-    "send_by doubt_at rerunnable absences"
-).split()
+    *("account", "idempotency_key", "operation", "authorization", "syssn", "amount", "currency", "out_trade_no"),
+    *("state", "attempt", "reserved_at", "send_by", "doubt_at", "rerunnable", "absences"),
+)
 """What a held entry of a first attempt says; everything else of it is NULL."""
 
 ENDED_COLUMNS = (
-    "state why rerunnable result_syssn code message detail system_time confirmed_by concluded_at reason attention "
-    "absences raw"
-).split()
+    *("state", "why", "rerunnable", "result_syssn", "code", "message", "detail", "system_time", "confirmed_by"),
+    *("concluded_at", "reason", "attention", "absences", "raw"),
+)
 """What changes as an entry ends, or comes into doubt."""
 
-SUMS = "claimed captured unfrozen refunded foreign_captured foreign_unfrozen foreign_refunded flagged".split()
+SUMS = (
+    *("claimed", "captured", "unfrozen", "refunded", "foreign_captured", "foreign_unfrozen", "foreign_refunded"),
+    "flagged",
+)
 """What changes of an authorization."""
 
 
@@ -45,9 +58,14 @@ def moment_of(us: int | None) -> datetime | None:
     return None if us is None else _EPOCH + timedelta(0, 0, us)
 
 
+def names_of(kind: type) -> list[str]:
+    """The columns of a value: its attributes, in their order."""
+    return [each.name for each in fields(kind)]
+
+
 def values_of(value: Any) -> list[Any]:
     """All of a value, in the order of its attributes."""
-    return [plain(getattr(value, each.name)) for each in fields(type(value))]
+    return [plain(getattr(value, name)) for name in names_of(type(value))]
 
 
 def plain(value: Any) -> Any:
@@ -156,19 +174,11 @@ def movement_values(movement: Movement) -> Row:
 
 def authorization_of(row: Row) -> Authorization:
     """An authorization that was kept."""
-    account, syssn, amount, currency, number, registered_at, authorized_at, window, *sums, flagged = row
-    return Authorization(
-        account,
-        syssn,
-        amount,
-        currency,
-        number,
-        _EPOCH + timedelta(0, 0, registered_at),
-        moment_of(authorized_at),
-        None if window is None else timedelta(0, 0, window),
-        *sums,
-        bool(flagged),
-    )
+    values = list(row)
+    values[5], values[6] = moment_of(row[5]), moment_of(row[6])
+    values[7] = None if row[7] is None else timedelta(0, 0, row[7])
+    values[-1] = bool(row[-1])
+    return Authorization(*values)
 
 
 def movement_of(row: Row) -> Movement:
@@ -183,10 +193,9 @@ def entry_of(row: Row) -> Entry:
     values = list(row)
     for place, read in _ALWAYS:
         values[place] = read(values[place])
-    if values[_STATE] is not State.HELD:
-        for place, read in _SELDOM:
-            if values[place] is not None:
-                values[place] = read(values[place])
+    for place, read in _SELDOM:
+        if values[place] is not None:
+            values[place] = read(values[place])
     return Entry(*values)
 
 
@@ -214,11 +223,10 @@ def notice_of(row: Row) -> Notification:
 
 
 def _readers(**readers: Callable[[Any], Any]) -> list[tuple[int, Callable[[Any], Any]]]:
-    place = {each.name: number for number, each in enumerate(fields(Entry))}
+    place = {name: number for number, name in enumerate(names_of(Entry))}
     return [(place[name], read) for name, read in readers.items()]
 
 
-_STATE = [each.name for each in fields(Entry)].index("state")
 _ALWAYS = _readers(
     operation=Operation,
     state=State,

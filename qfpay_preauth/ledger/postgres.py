@@ -51,16 +51,17 @@ OPEN_PATIENCE_S = 2.0  # how long a server that does not answer is tried when th
 
 
 class _Desk:
-    """What there is on one event loop: a line for what writes, one for what reads, one for the rate windows."""
+    """What there is on one event loop: a line for what moves money, and beside it those that may take longer."""
 
     def __init__(self, source: Source, schema: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.writes = Line(source, schema, Kind.WRITE)
+        self.evidence = Line(source, schema, Kind.WEIGH)
         self.reads = Line(source, schema, Kind.READ)
         self.draws = Line(source, schema, Kind.WRITE)
 
     async def close(self) -> None:
-        for line in (self.writes, self.reads, self.draws):
+        for line in (self.writes, self.evidence, self.reads, self.draws):
             await line.close()
 
 
@@ -165,6 +166,12 @@ class PostgresLedger(Ledger):
 
     # ------------------------------------------------------------------ handing jobs in
 
+    async def _weigh(
+        self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]], account: str, rows: int = 0
+    ) -> T:
+        outcome: T = await _done(self._desk().evidence, work=work, plan=plan, name=account, rows=rows)
+        return outcome
+
     async def _write(self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]], *name: str) -> T:
         outcome: T = await _done(self._desk().writes, work=work, plan=plan, name=name or None)
         return outcome
@@ -174,7 +181,7 @@ class PostgresLedger(Ledger):
         return outcome
 
     async def _ask(self, ask: Callable[[Connection], Awaitable[T]], *, writes: bool = False) -> T:
-        line = self._desk().writes if writes else self._desk().reads
+        line = self._desk().evidence if writes else self._desk().reads
         outcome: T = await _done(line, asks=lambda connection, _: ask(connection))
         return outcome
 
@@ -213,15 +220,17 @@ class PostgresLedger(Ledger):
 
     async def observe(self, account: str, listing: Listing, policy: Policy, asked: Sequence[str]) -> Observed:
         plan = _postgres_plans.observe(account, listing, asked)
-        return await self._write(lambda tx: _observe.observe(tx, account, listing, policy, asked), plan, account)
+        return await self._weigh(
+            lambda tx: _observe.observe(tx, account, listing, policy, asked), plan, account, len(listing.rows)
+        )
 
     async def notice(self, account: str, notification: Notification, at: datetime) -> Observed:
         plan = _postgres_plans.notice(account, notification)
-        return await self._write(lambda tx: _observe.notice(tx, account, notification, at), plan, account)
+        return await self._write(lambda tx: _observe.notice(tx, account, notification, at), plan)
 
     async def sweep_notices(self, account: str) -> Sequence[Notification]:
         plan = _postgres_plans.sweep(account)
-        return await self._write(lambda tx: _observe.sweep_notices(tx, account), plan, account)
+        return await self._weigh(lambda tx: _observe.sweep_notices(tx, account), plan, account)
 
     async def adopt(self, authorization: Authorization, rows: Sequence[Transaction], at: datetime) -> Authorization:
         plan = _postgres_plans.adopt(authorization, rows)
@@ -264,9 +273,10 @@ async def _done(
     asks: Callable[[Connection, Snapshot], Awaitable[Any]] | None = None,
     plan: Callable[[Snapshot], Iterator[Wants]] = no_plan,
     name: Hashable = None,
+    rows: int = 0,
 ) -> Any:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    line.submit(Job(future, work, asks, plan, name))
+    line.submit(Job(future, work, asks, plan, name, rows))
     return await future
 
 

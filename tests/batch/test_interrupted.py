@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_stops_hard(shop: Shop) -> None:
     # a run that is killed leaves its entries held for so long
     quick = {"QFPAY_DEADLINE_S": "1", "QFPAY_TIMEOUT_TOTAL_S": "1"}
     with started(shop, *RUN, "--concurrency", "2", **quick) as process:
-        until(lambda: shop.sent("capture") == 10)
+        until(lambda: shop.sent("capture") == 10 and len(_results(shop)) == 9)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert "Stopping" in process.stderr.readline()

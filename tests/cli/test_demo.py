@@ -25,6 +25,7 @@ from qfpay_preauth.testing import Movement, Totals
 
 from .kit import COMMAND, environment, run
 
+pytestmark = pytest.mark.xdist_group("demo")  # one process plays the demos, once for all tests here
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 

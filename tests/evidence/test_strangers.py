@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import timedelta
 
-from qfpay_preauth import PreauthClient
+import pytest
+
+from qfpay_preauth import PreauthClient, _looks
 from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import HOLD, queries, teach_words, until
 from tests.support import client_of, registered
@@ -48,6 +52,27 @@ async def test_many_notices_are_one_enquiry(qfpay_gateway: Gateway) -> None:
 
         await until(all_asked_for)
         assert queries(qfpay_gateway) - before <= 3
+
+
+async def test_where_it_never_ends_it_asks_ever_more_rarely(
+    qfpay_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merchant with a sale every moment: the pause between lookups doubles, and the last one is asked for as well."""
+    monkeypatch.setattr(_looks, "_GATHER_S", 0.05)
+    monkeypatch.setattr(_looks, "_GATHER_MAX_S", 0.4)
+    async with client_of(qfpay_gateway) as client:
+        await teach_words(client, qfpay_gateway)
+        before, ends = queries(qfpay_gateway), time.monotonic() + 1.5
+        while time.monotonic() < ends:
+            sales = await told_of_sales(client, qfpay_gateway, 1)
+            await asyncio.sleep(0.005)  # the pace of the sales
+        assert queries(qfpay_gateway) - before <= 6  # at 0.05, 0.15, 0.35, 0.75, 1.15 and perhaps 1.55 s
+        since = len(qfpay_gateway.requests)
+
+        async def last_asked_for() -> bool:
+            return asked_for(qfpay_gateway, sales[0], since) > 0
+
+        await until(last_asked_for)
 
 
 async def test_lookups_stay_within_their_share(qfpay_gateway: Gateway) -> None:

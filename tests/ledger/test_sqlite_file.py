@@ -337,7 +337,7 @@ async def test_percent_encoding_names_any_file(tmp_path: Path, name: str) -> Non
         "sqlite://", "sqlite:///", "sqlite:///?mode=rwc", "sqlite://ledger.db", "sqlite:ledger.db", "ledger.db", "",
         "sqlite:///ledger.db?mode=ro", "sqlite:///ledger.db?mode=", "sqlite:///ledger.db?mode=memory",
         "sqlite:///ledger.db?cache=shared", "sqlite:///ledger.db?mode=rw&x=1", "sqlite:///ledger.db?Mode=rw",
-        "sqlite:///folder/", "memory:", "memory://x", "postgresql://host/db", "SQLITE:///ledger.db", None, 7, b"memory://",
+        "sqlite:///folder/", "memory:", "memory://x", "mysql://host/db", "SQLITE:///ledger.db", None, 7, b"memory://",
     ],
 )  # fmt: skip
 def test_bad_ledger_is_refused(url: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +351,7 @@ def test_bad_ledger_is_refused(url: object, tmp_path: Path, monkeypatch: pytest.
 def test_bad_ledger_does_not_print_passwords() -> None:
     """A database URL with a password in it is refused without repeating the password."""
     with pytest.raises(ConfigurationError) as caught:
-        ledger_from("postgresql://user:hunter2@host/db")
+        ledger_from("mysql://user:hunter2@host/db")
     assert "hunter2" not in str(caught.value)
 
 

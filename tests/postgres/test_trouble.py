@@ -13,12 +13,12 @@ import asyncpg
 import pytest
 from attrs import evolve
 
-from qfpay_preauth._models import State
+from qfpay_preauth._models import Listing, Policy, State, Transaction
 from qfpay_preauth.errors import LedgerUnavailableError, OperationInProgressError, OverCaptureError
 from qfpay_preauth.ledger import Reserved, _postgres_lane, _postgres_writer
 from qfpay_preauth.ledger._postgres_snapshot import Snapshot
 from qfpay_preauth.ledger.postgres import PostgresLedger
-from qfpay_preauth.testing._ledger_kit import HOLD, Scene
+from qfpay_preauth.testing._ledger_kit import HOLD, START, Scene, moment
 
 from .kit import sql, until, url_of
 from .proxy import proxied
@@ -133,6 +133,21 @@ async def test_what_was_read_while_waiting_for_a_lock_is_read_again(s: Scene, po
             await task
 
 
+async def test_every_change_on_a_hold_changes_its_revision(s: Scene, postgres: Server) -> None:
+    """Also one that moves no sum: by the revision others see that what they read while waiting is old."""
+    await s.hold()
+
+    async def revision() -> int:
+        async with sql(postgres) as beside:
+            found: int = await beside.fetchval(f'SELECT revision FROM "{_ledger(s).schema}".authorizations')
+            return found
+
+    entry = (await s.capture("k1", 100)).entry
+    before = await revision()
+    await s.doubted(entry)
+    assert await revision() > before
+
+
 # ------------------------------------------------------------------------------------------------ locks
 
 
@@ -174,6 +189,46 @@ async def test_a_stuck_batch_does_not_hold_up_what_comes_later(s: Scene, postgre
         await other.execute("ROLLBACK")
     assert (await stuck).fresh
     assert (await also).fresh
+
+
+async def test_evidence_waits_for_no_lock(s: Scene, postgres: Server) -> None:
+    """Comparing what agrees goes on while somebody holds the lock of a hold; only ending a doubt on it waits."""
+    await s.hold()
+    await s.captured("k1", 300)
+    row = Transaction("CAP-k1", HOLD, None, "word", 300, "HKD", "0000", None, None, moment(5))
+    listing = Listing((row,), START, moment(400), stable=True, whole=True)
+    await s.ledger.observe(s.account, listing, Policy(), ())  # the word is learnt
+    async with sql(postgres) as other:
+        await other.execute(f'BEGIN; SELECT * FROM "{_ledger(s).schema}".authorizations FOR UPDATE')
+        async with asyncio.timeout(_postgres_lane.LOCK_WAIT_S / 2):
+            observed = await s.ledger.observe(s.account, listing, Policy(), ())
+        await other.execute("ROLLBACK")
+    assert (observed.foreign, observed.discrepancies) == ((), ())
+
+
+async def test_evidence_and_captures_on_one_hold_both_get_through(s: Scene) -> None:
+    """While captures on a hold go on and on, what was made elsewhere on it is recorded all the same, each once."""
+    await s.hold(1_000_000)
+    await s.captured("k0", 300)
+    done = asyncio.Event()
+
+    async def capture_on() -> int:
+        count = 0
+        while not done.is_set():
+            await s.captured(f"busy-{count}", 100)
+            count += 1
+        return count
+
+    busy = asyncio.create_task(capture_on())
+    for number in range(10):
+        row = Transaction(f"ELSE-{number}", HOLD, None, "word", 7, "HKD", "0000", None, None, moment(5))
+        listing = Listing((row,), START, moment(400 + number), stable=True, whole=True)
+        observed = await s.ledger.observe(s.account, listing, Policy(), ())
+        assert [each.syssn for each in observed.foreign] == [row.syssn]
+    done.set()
+    count = await busy
+    sums = await s.sums()
+    assert (sums.captured, sums.foreign_captured) == (300 + 100 * count, 70)
 
 
 async def test_deadlocks_are_run_again(s: Scene, postgres: Server) -> None:

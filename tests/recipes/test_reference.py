@@ -25,10 +25,8 @@ MODULES = (
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="a source archive has no .ci folder")
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def pages(folder: Path) -> dict[str, str]:
     """Module → its page, made by the documented command, with warnings as errors."""
-    folder = tmp_path_factory.mktemp("reference")
     command = [sys.executable, "-W", "error", str(SCRIPT), str(folder)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert (run.returncode, run.stderr) == (0, "")
@@ -56,11 +54,10 @@ def members(kind: type) -> Iterator[str]:
                 yield name
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_public_name_is_there_and_explained(name: str, pages: dict[str, str]) -> None:
+def check_page(name: str, page: str) -> None:
     """Each name of a public module, and each method of its classes, has its place on the page and a docstring."""
     module = importlib.import_module(name)
-    ids = set(re.findall(r'id="([\w.]+)"', pages[name]))
+    ids = set(re.findall(r'id="([\w.]+)"', page))
     found = list(public(module))
     assert len(found) >= 2
     for each in found:
@@ -72,15 +69,15 @@ def test_every_public_name_is_there_and_explained(name: str, pages: dict[str, st
             assert inspect.getdoc(getattr(value, member)), f"{each}.{member}"
 
 
-def test_the_clients_whole_face(pages: dict[str, str]) -> None:
-    """The client's methods are on its own place, wherever they are written."""
-    shown = set(re.findall(r'id="PreauthClient\.(\w+)"', pages["qfpay_preauth"]))
+def test_the_reference(tmp_path: Path) -> None:
+    """The documented command makes pages with every public name and its words, the client's whole face in one place,
+    and no private name."""
+    made = pages(tmp_path)
+    for name in MODULES:
+        check_page(name, made[name])
+    shown = set(re.findall(r'id="PreauthClient\.(\w+)"', made["qfpay_preauth"]))
     assert {"capture", "balance", "in_doubt", "resolve", "run_reconciler", "from_env", "aclose"} <= shown
-
-
-def test_no_private_name_is_shown(pages: dict[str, str]) -> None:
-    """Names that start with an underscore have no place of their own."""
-    ids = {each for page in pages.values() for each in re.findall(r'id="([\w.]+)"', page)}
+    ids = {each for page in made.values() for each in re.findall(r'id="([\w.]+)"', page)}
     assert [each for each in ids if re.search(r"(^|\.)_(?!_init__)", each)] == []
 
 

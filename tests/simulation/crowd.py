@@ -36,10 +36,14 @@ class Crowd:
 
     def between(self) -> None:
         """A page was read, and somebody pays before the next one is."""
-        world = self._site.world
+        world, config = self._site.world, self._site.core.config
         if self._on and self._more < _MORE_MAX and world.dice.random() < 0.8:
             self._more += 1
+            url = config.notify_url
+            if world.scenario.settings["requests_per_minute"] < 100:
+                config.notify_url = None  # one enquiry for each would leave a small budget no room for anything else
             self._pay(ago_s=0.0)
+            config.notify_url = url
 
     def _pay(self, ago_s: float) -> None:
         world, books = self._site.world, self._site.core.books

@@ -15,6 +15,7 @@ from tests.simulation.batch import Total, run_many, undisturbed
 from tests.simulation.kinds import ALL_KINDS
 from tests.simulation.world import run_seed
 
+pytestmark = pytest.mark.xdist_group("simulation")  # one process makes the seeds' worlds, once for all tests here
 SEEDS = 3000
 _CHUNK = 250
 _ROOT = Path(__file__).parents[2]
