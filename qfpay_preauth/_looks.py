@@ -164,9 +164,9 @@ class Seeker:
             if self._closing.is_set():
                 return
             self._looked_up_at = self._desk.clock.monotonic()
-            part = sorted(self._syssns)[:DOUBTS_MAX]
-            self._syssns.difference_update(part)
-            await self._look(self._notified_reader, (), part)
+            syssns, self._syssns = sorted(self._syssns), set()
+            for low in range(0, len(syssns), DOUBTS_MAX):
+                await self._look(self._notified_reader, (), syssns[low : low + DOUBTS_MAX])
 
     def _join(self) -> asyncio.Task[None]:
         """The look that will serve what waits now: the one after the one that is under way."""

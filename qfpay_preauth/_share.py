@@ -49,7 +49,7 @@ class Share:
         self._spent: Counter[int] = Counter()
         self._returned: Counter[int] = Counter()
         self._spent_at = 0.0
-        self._park_s = 0.0
+        self._park_until = 0.0
         self._teller: asyncio.Task[None] | None = None
         self._waits = True
         self._closed = False
@@ -105,7 +105,7 @@ class Share:
 
     def park(self, seconds: float) -> None:
         """The gateway said 429: all processes wait."""
-        self._park_s = max(self._park_s, seconds)
+        self._park_until = max(self._park_until, self._terms.now() + seconds)
         self._tell_later()
 
     async def close(self) -> None:
@@ -128,7 +128,7 @@ class Share:
     async def _tell_soon(self) -> None:
         try:
             self._waits = True
-            await asyncio.sleep(0 if self._park_s else TELL_AFTER_S)
+            await asyncio.sleep(0 if self._park_until else TELL_AFTER_S)
             self._waits = False
             await self._tell()
         finally:
@@ -137,7 +137,7 @@ class Share:
     async def _tell(self) -> None:
         while self._free:
             self._return(self._free.pop())
-        if not (self._spent or self._returned or self._park_s):
+        if not (self._spent or self._returned or self._park_until):
             return
         try:
             await self._exchange(self._terms)
@@ -147,21 +147,21 @@ class Share:
 
     async def _exchange(self, claim: Claim) -> Grant:
         """Ask and tell in one; what could not be told is told the next time."""
-        spent, returned, park_s = self._spent, self._returned, self._park_s
-        self._spent, self._returned, self._park_s = Counter(), Counter(), 0.0
+        spent, returned, park_until = self._spent, self._returned, self._park_until
+        self._spent, self._returned, self._park_until = Counter(), Counter(), 0.0
         told = evolve(
             claim,
             spent=tuple(spent.items()),
             returned=tuple(returned.items()),
             spent_at=self._spent_at,
-            park_s=park_s,
+            park_s=max(0.0, park_until - self._terms.now()),  # told late, it ends no later
         )
         try:
             return await self._draw(told)
         except BaseException:
             # a sending told twice only counts twice; a return must not be: the permit then lapses by itself
             self._spent += spent
-            self._park_s = max(self._park_s, park_s)
+            self._park_until = max(self._park_until, park_until)
             raise
 
 

@@ -334,3 +334,19 @@ async def test_what_comes_back_after_the_close_starts_nothing(monkeypatch: pytes
     await waiting.turnstile.close()
     permit.give_back()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_park_that_is_told_late_ends_no_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger was not there when the gateway said 429: told a minute later, nobody waits from then on."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    permit = await waiting.turnstile.permit(waiting.now_s + 10)
+    permit.spend()
+    waiting.broken = True
+    permit.told(True, 30.0)
+    permit.give_back()
+    await turns(10)
+    waiting.broken = False
+    waiting.now_s += 60.0
+    (await waiting.turnstile.permit(waiting.now_s + 1)).give_back()
+    assert from_text(waiting.line).parked_until <= 1_031_000
+    await waiting.turnstile.close()
