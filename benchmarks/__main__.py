@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help=f"short; exit code 1 where a ratio is worse than its target by more than {_report.MARGIN:.0%}",
+        help=f"short; exit code 1 where a ratio is worse than its target by more than {_report.MARGIN:.0%}%",
     )
     return parser
 

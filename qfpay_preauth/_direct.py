@@ -1,4 +1,4 @@
-"""One POST on aiohttp's own connections, read by aiohttp's own parser, without what lies between them in `session.post`.
+"""One POST on aiohttp's own connections, read by aiohttp's own parser, without what else `session.post` does.
 
 `session.post` prepares for redirects, cookies, middlewares, traces, encodings and uploads, and writes the body from a
 task of its own: half of what a POST costs, and none of it is ever used for a signed request that must leave once. What
@@ -21,16 +21,20 @@ from yarl import URL
 TESTED = ("3.14.",)
 """The versions of aiohttp whose inner calls are known; with any other `session.post` serves, at twice the price."""
 
+_AIOHTTP = vars(aiohttp.client)
+
 
 def serves(session: aiohttp.ClientSession, version: str = aiohttp.__version__) -> bool:
-    """Whether `session.post` may be left out: its inner calls are known, and nobody listens to it or stands in for it."""
-    return (
-        version.startswith(TESTED)
-        and not session.trust_env  # what a proxy needs, only `session.post` does
-        and not session.trace_configs  # somebody (OpenTelemetry, Sentry) wants to be told
-        # no mock (aioresponses) took its place
-        and getattr(type(session)._request, "__globals__", None) is aiohttp.client.__dict__
-    )
+    """Whether `session.post` may be left out: its inner calls are known, and nobody listens in.
+
+    A proxy needs `session.post`, and so do those who want to be told of requests (OpenTelemetry, Sentry).
+    """
+    return version.startswith(TESTED) and not session.trust_env and not session.trace_configs
+
+
+def mocked() -> bool:
+    """Whether something stands in for aiohttp's own requests, as aioresponses does in tests."""
+    return getattr(aiohttp.ClientSession._request, "__globals__", None) is not _AIOHTTP
 
 
 class Line:

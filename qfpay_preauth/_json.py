@@ -12,6 +12,7 @@ TEXT_LENGTH_MAX = 500
 
 _CARD_NAME = re.compile(r"card|pan\b|cvv|cvc|cvn|holder|track2|userid|account_?no", re.IGNORECASE)
 _DIGITS = re.compile(r"\d(?<!\d\d)(?<!\d[ -]\d)(?:[ -]?+\d){12,}+")  # only tried where a run of digits begins
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DIGITS_MIN = 13  # no shorter text holds a card number
 _DEPTH_MAX = 8  # nothing that QFPay sends is nested deeper
 _GROUP = re.compile(r"\d+")
@@ -25,10 +26,11 @@ def read_object(body: bytes) -> dict[str, Any] | None:
     Python, nested too deep. A value that two parsers could read differently is not evidence about money.
     """
     try:
-        value = _DECODER.decode(body.decode("utf-8"))
+        text = body.decode("utf-8").strip(_BLANK)
+        value, end = _DECODER.raw_decode(text)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and end == len(text) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def _finite(text: str) -> float:
     return number if math.isfinite(number) else _refuse(text)
 
 
+_BLANK = " \t\n\r"  # RFC 8259, 2
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
 
 
@@ -71,6 +74,8 @@ def masked(text: str) -> str:
     """`clean` text in which whatever looks like a card number (13 to 19 digits, Luhn) is starred out."""
     if len(text) < _DIGITS_MIN:
         return _printable(text)
+    if _MOMENT.fullmatch(text):
+        return text  # QFPay's way to write a time: no thirteen digits stand together in it
     beyond = TEXT_LENGTH_MAX + 40  # a card number at the cut is seen whole
     return _DIGITS.sub(_mask, _printable(text[:beyond]))[:TEXT_LENGTH_MAX]
 
@@ -92,7 +97,7 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
         shown = name if name in plain else _kept_name(name)
         if shown is None:
             continue
-        if type(value) is str and value.isprintable() and (len(value) < _DIGITS_MIN or name in ids):
+        if type(value) is str and (len(value) < _DIGITS_MIN or name in ids) and value.isprintable():
             kept[shown] = value[:TEXT_LENGTH_MAX]  # most are so: nothing to clean or to mask
         else:
             kept[shown] = _kept(value, is_id=name in ids)

@@ -34,8 +34,12 @@ class Signer:
         self.sign_type = sign_type
 
     def sign(self, params: Mapping[str, str]) -> str:
+        """All four steps."""
+        return self.sign_text(signing_string(params))
+
+    def sign_text(self, text: str) -> str:
         """Steps 3-4: append the key with no separator, hash the UTF-8 bytes, upper-case hex."""
-        return self._hash(signing_string(params).encode() + self._key).hexdigest().upper()
+        return self._hash(text.encode() + self._key).hexdigest().upper()
 
     def sign_body(self, body: bytes) -> str:
         """QFPay, "Asynchronous Notifications": upper-case hex MD5 of the raw body followed by the key."""

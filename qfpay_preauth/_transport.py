@@ -93,7 +93,7 @@ class Transport:
             trust_env=settings.trust_env,
         )
         self._connecting = aiohttp.ClientTimeout(sock_connect=settings.timeout_connect_s)
-        self._line = Line(self._session, url)
+        self._line = Line(self._session, url) if _direct.serves(self._session) else None
 
     async def close(self) -> None:
         """Close the session and its connections."""
@@ -114,9 +114,9 @@ class Transport:
             return _delivery_of(error, body)
 
     async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
-        if not _direct.serves(self._session):
-            return await self._post_by_session(request, body, total_s)
         line = self._line
+        if line is None or _direct.mocked():
+            return await self._post_by_session(request, body, total_s)
         async with asyncio.timeout(total_s):
             connection = await line.connection(self._connecting)
             try:

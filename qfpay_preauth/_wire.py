@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote_plus
+from urllib.parse import urlencode
 
 from attrs import frozen
 
@@ -30,7 +30,7 @@ from qfpay_preauth._models import (
     Unknown,
     Verdict,
 )
-from qfpay_preauth._signing import Signer
+from qfpay_preauth._signing import Signer, signing_string
 
 PATHS: Mapping[Operation, str] = {
     Operation.CAPTURE: "/trade/v1/authtrade",
@@ -52,6 +52,7 @@ _PLAIN = _IDS | frozenset(
     ]
 )
 """Names that QFPay documents, and that name no card."""
+_PLAIN_FORM = re.compile(r"[A-Za-z0-9_.~&=-]*")
 _OF_WHAT = ("orig_syssn", "txamt", "txcurrcd")  # a yes has to name these
 _TIME = "%Y-%m-%d %H:%M:%S"
 _TIME_READ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")  # as documented, and nothing laxer
@@ -125,14 +126,11 @@ class Sender:
 
     def signed(self, path: str, params: dict[str, str]) -> SignedRequest:
         """QFPay, Signature Generation: raw values are signed, the body carries the same text percent-encoded."""
-        params = {**params, **self._extra}
-        headers = {**self._headers, "X-QF-SIGN": self._signer.sign(params)}
-        body = "&".join([f"{name}={_quoted(value)}" for name, value in params.items()])
+        text = signing_string({**params, **self._extra})
+        headers = {**self._headers, "X-QF-SIGN": self._signer.sign_text(text)}
+        # what needs no percent-encoding is sent as it was signed
+        body = text if _PLAIN_FORM.fullmatch(text) else urlencode({**params, **self._extra})
         return SignedRequest(path, headers, body.encode("ascii"))
-
-
-def _quoted(value: str) -> str:
-    return value if value.isalnum() and value.isascii() else quote_plus(value)
 
 
 def gateway_time(moment: datetime) -> str:

@@ -36,10 +36,14 @@ class SqliteSide:
     async def open(self, environment: str) -> None:
         """Lock it."""
         self._environment = environment
-        with self._told():
-            self._connection = self._connect(environment)
-            self._run.execute("PRAGMA busy_timeout = 0")
-            self._run.execute("BEGIN EXCLUSIVE")
+        try:
+            with self._told():
+                self._connection = self._connect(environment)
+                self._run.execute("PRAGMA busy_timeout = 0")
+                self._run.execute("BEGIN EXCLUSIVE")
+        except BaseException:
+            await self.close()
+            raise
 
     def _connect(self, environment: str) -> sqlite3.Connection:
         """A file that says that it was moved is opened all the same: the move may have to be gone on with."""

@@ -210,13 +210,13 @@ class MemoryLedger(Ledger):
             self._owning.add((movement.account, movement.idempotency_key))
 
     def put_entry(self, entry: Entry) -> None:
-        if entry.raw is not None:
-            entry = changed(entry, raw=dict(entry.raw))  # nobody else holds what is stored
-        self._entries[entry.account, entry.idempotency_key] = entry
+        name = (entry.account, entry.idempotency_key)
         hold = (entry.account, entry.authorization)
-        self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None
+        if name not in self._entries:
+            self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None
         if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
             self._by_number[entry.account, entry.out_trade_no] = entry.idempotency_key
+        self._entries[name] = entry
         known = self._unresolved.setdefault(hold, {})
         if entry.unresolved:
             if entry.idempotency_key not in known:
