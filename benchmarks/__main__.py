@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, compare, judge. See benchmarks/README.md."""
+"""`python -m benchmarks`: measure, compare, judge."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from importlib import import_module
 from benchmarks import _report
 from benchmarks._measure import ROUNDS, Figure, Plan
 
-QUESTIONS = ("capture", "throughput", "retries", "ledger", "growth", "batch", "footprint", "reconcile")
-CHECKED = ("capture", "throughput", "retries", "ledger", "growth", "footprint")
+QUESTIONS = ("capture", "throughput")
 TRIES = 3
 
 
@@ -19,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the questions that are asked for."""
     given = _parser().parse_args(arguments)
     plan = Plan(short=given.short or given.check, rounds=given.rounds, peers=not given.check)
-    asked = given.only or (CHECKED if given.check else QUESTIONS)
+    asked = given.only or QUESTIONS
     found: dict[str, list[Figure]] = {}
     if not given.json:
         print(_report.machine())
@@ -32,10 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
     figures = [figure for each in found.values() for figure in each]
     if given.json:
         print(_report.as_json(figures))
-    if given.plot:
-        from benchmarks._plots import draw
-
-        draw(figures)
     return _judged(figures) if given.check else 0
 
 
@@ -45,7 +40,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="pairs of alternating slices (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="the middle of each question only")
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--plot", action="store_true", help="write the figures of README.md (SVG)")
     parser.add_argument(
         "--check",
         action="store_true",

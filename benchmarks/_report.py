@@ -26,7 +26,7 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.machine()
+    return f"{len(names)} times {names[0]}" if names else platform.machine()
 
 
 def _versions() -> Iterable[str]:
@@ -59,7 +59,8 @@ def table(title: str, figures: Sequence[Figure]) -> str:
         target = "" if figure.target is None else f"{sign} {_number(figure.target)}"
         quartiles = f"{_number(spread.low)} … {_number(spread.high)}"
         end = "; ".join(filter(None, (verdict(figure), figure.note)))
-        lines.append(f"  {figure.what:{width}}   {_number(spread.median):>6}   {quartiles:<16}  {target:<7}  {end}".rstrip())
+        line = f"  {figure.what:{width}}   {_number(spread.median):>6}   {quartiles:<16}  {target:<7}  {end}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 

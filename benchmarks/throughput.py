@@ -116,5 +116,3 @@ async def _pipelined(url: str) -> AsyncIterator[Work]:
     yield work
     writer.close()
     await writer.wait_closed()
-
-

@@ -20,7 +20,7 @@ log = logging.getLogger("qfpay_preauth")
 
 TELL_AFTER_S = 0.25
 _LAPSE_MARGIN_S = 5.0  # a permit that lapses sooner is given back rather than handed out
-_BLOCK_SHARE = 20  # a block is at most this part of a second's limit
+_BLOCK_SHARE = 100  # a block is at most this part of a second's limit: a killed process keeps it for a while
 
 Draw = Callable[[Claim], Awaitable[Grant]]
 
