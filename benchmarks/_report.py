@@ -12,7 +12,7 @@ from benchmarks._measure import Figure
 
 MARGIN = 0.25
 """By which part a ratio may be worse than its target before `--check` says no: machines are noisy."""
-PACKAGES = ("aiohttp", "attrs", "tenacity", "pyrate-limiter", "uvloop", "stripe", "httpx", "asyncpg")
+PACKAGES = ("aiohttp", "attrs", "tenacity", "uvloop", "stripe", "httpx", "asyncpg")
 
 
 def machine() -> str:

@@ -132,10 +132,10 @@ def test_every_module_imports_alone() -> None:
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import qfpay_preauth", "aiohttp attr attrs tenacity pyrate_limiter sqlite3 asyncio pytest cyclopts rich"),
-        ("import qfpay_preauth; dir(qfpay_preauth)", "aiohttp attr attrs tenacity pyrate_limiter"),
+        ("import qfpay_preauth", "aiohttp attr attrs tenacity sqlite3 asyncio pytest cyclopts rich"),
+        ("import qfpay_preauth; dir(qfpay_preauth)", "aiohttp attr attrs tenacity"),
         ("from qfpay_preauth import PreauthClient", "aiohttp pytest cyclopts rich qfpay_preauth.testing"),
-        ("from qfpay_preauth import minor_units, PreauthError", "aiohttp attr tenacity pyrate_limiter"),
+        ("from qfpay_preauth import minor_units, PreauthError", "aiohttp attr tenacity"),
         ("from qfpay_preauth import *", "aiohttp pytest cyclopts rich qfpay_preauth.testing"),
     ],
 )
@@ -231,16 +231,16 @@ def test_the_version_is_the_newest_of_the_changelog() -> None:
 
 
 def test_the_core_depends_on_four_packages_only() -> None:
-    """aiohttp, attrs, tenacity and pyrate-limiter; everything else is an extra."""
+    """aiohttp, attrs and tenacity; everything else is an extra."""
     dependencies = _project()["dependencies"]
     assert isinstance(dependencies, list)
     names = {re.split(r"[^\w-]", each, maxsplit=1)[0] for each in dependencies}
-    assert names == {"aiohttp", "attrs", "tenacity", "pyrate-limiter"}
+    assert names == {"aiohttp", "attrs", "tenacity"}
 
 
 def test_the_core_imports_what_it_declares() -> None:
     """No module but the command line, the pytest plugin and the contract kit needs more than the core's packages."""
-    allowed = {*sys.stdlib_module_names, "qfpay_preauth", "aiohttp", "attr", "attrs", "tenacity", "pyrate_limiter"}
+    allowed = {*sys.stdlib_module_names, "qfpay_preauth", "aiohttp", "attr", "attrs", "tenacity"}
     allowed |= {"yarl", "multidict"}  # aiohttp's own, and always there with it
     foreign = {
         _name(path): strange

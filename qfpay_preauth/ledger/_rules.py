@@ -46,7 +46,7 @@ V = TypeVar("V")
 
 
 def changed(value: V, **changes: Any) -> V:
-    """`attrs.evolve` for the values of the books, in half its time: every operation changes five of them."""
+    """`attrs.evolve` for the values of the books, in less time: every operation changes several of them."""
     kind: Any = type(value)
     place, read = _fields(kind)
     values = list(read(value))

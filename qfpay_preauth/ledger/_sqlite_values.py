@@ -1,7 +1,7 @@
 """Values ↔ rows of the SQLite ledger. Times are integer microseconds since 1970 UTC, enums text, yes and no 1 and 0.
 
 Every operation reads and writes several of them, so what is used by all operations is spelled out: going through the
-fields one by one took four times as long, and more than SQLite itself.
+fields one by one took more time than SQLite itself.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class MemoryLedger(Ledger):
         return _verbs.reserve(self, request)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
-        return _observe.conclude(self, entry, verdict, at)
+        after = _observe.conclude(self, entry, verdict, at)
+        return after if after.raw is None else changed(after, raw=dict(after.raw))  # nobody else holds what is stored
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return _verbs.books(self, account, syssn)
