@@ -4,8 +4,8 @@ QFPay, Rate limits: 100 requests a second and 400 a minute per merchant. A permi
 and spent when the body leaves; in between it counts as sent now, so however long a request waits for its connection, no
 window ever holds more sendings than its limit. A 429 parks all callers, and then one alone tries.
 
-The windows are logs of our own, of one number for each sending: a library's bucket keeps an object for each, which for a
-minute of a batch is many megabytes, and knows nothing of permits that are not spent yet.
+The windows are logs of our own, of one number for each sending: a library's bucket keeps an object for each, which for
+a minute of a batch is many megabytes, and knows nothing of permits that are not spent yet.
 """
 
 from __future__ import annotations

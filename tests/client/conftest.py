@@ -1,4 +1,4 @@
-"""What depends on how bytes reach the gateway is tried in both ways: on aiohttp's connections, and by `session.post`."""
+"""What depends on how bytes reach the gateway is tried both ways: on aiohttp's connections, and by `session.post`."""
 
 from __future__ import annotations
 
