@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import cast
 
 from qfpay_preauth import _checks, _enquiry, _wire
@@ -279,7 +280,7 @@ class PreauthClient(BooksClient):
         self, operation: Operation, syssn: str, amount: int | None, idempotency_key: str, deadline_s: float
     ) -> Request:
         now = self._clock.now()
-        send_by = now + timedelta(seconds=deadline_s)
+        send_by = now + _span(deadline_s)
         numbered = operation is Operation.REFUND or (operation is Operation.CAPTURE and self.settings.capture_reference)
         return Request(
             account=self.account,
@@ -290,10 +291,15 @@ class PreauthClient(BooksClient):
             out_trade_no=_wire.own_reference(self.account, operation, idempotency_key) if numbered else None,
             at=now,
             send_by=send_by,
-            doubt_at=send_by + timedelta(seconds=self.settings.timeout_total_s),
+            doubt_at=send_by + _span(self.settings.timeout_total_s),
             default_window=self.settings.default_capture_window,
             strict_expiry=self.settings.strict_expiry,
         )
+
+
+@lru_cache(maxsize=64)
+def _span(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
 
 
 def _seconds(name: str, value: object, default: float, *, low: float = 0.0) -> float:

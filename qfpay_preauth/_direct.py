@@ -51,8 +51,8 @@ class Line:
 
     def head(self, path: str, headers: Mapping[str, str], length: int) -> bytes:
         """The request's first line and headers."""
-        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        head = f"POST {self._path}{path} HTTP/1.1\r\n{self._always}{own}Content-Length: {length}\r\n\r\n"
+        own = "\r\n".join(map(": ".join, headers.items()))
+        head = f"POST {self._path}{path} HTTP/1.1\r\n{self._always}{own}\r\nContent-Length: {length}\r\n\r\n"
         return head.encode("ascii")
 
     async def connection(self, timeout: aiohttp.ClientTimeout) -> Connection:

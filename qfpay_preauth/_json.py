@@ -92,13 +92,14 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
 
     `plain` are names that are known to name no card: they need not be looked at again and again.
     """
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in fields.items():
         shown = name if name in plain else _kept_name(name)
         if shown is None:
             continue
-        if type(value) is str and (len(value) < _DIGITS_MIN or name in ids) and value.isprintable():
-            kept[shown] = value[:TEXT_LENGTH_MAX]  # most are so: nothing to clean or to mask
+        if type(value) is str and value.isprintable():  # most are so, and have little to be cleaned or masked
+            short = len(value) < _DIGITS_MIN
+            kept[shown] = value if short else clean(value) if name in ids else masked(value)
         else:
             kept[shown] = _kept(value, is_id=name in ids)
     return kept

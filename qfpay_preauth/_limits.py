@@ -105,7 +105,10 @@ class Budget:
                 self._strikes = 0
 
     def _wait_ms(self, now_ms: int) -> float:
-        return max([window.wait_ms(now_ms, self._outstanding) for window in self._windows])
+        wait_ms = 0.0
+        for window in self._windows:
+            wait_ms = max(wait_ms, window.wait_ms(now_ms, self._outstanding))
+        return wait_ms
 
     def spend(self, now_ms: int) -> None:
         """The permit's request is being sent now."""

@@ -144,7 +144,7 @@ class Entry:
     @property
     def unresolved(self) -> bool:
         """Whether it still claims its amount."""
-        return self.state in (State.HELD, State.IN_DOUBT)
+        return self.state is State.HELD or self.state is State.IN_DOUBT
 
     def doubtful(self, now: datetime) -> bool:
         """Whether it counts as in doubt at `now`: it is, or it was held too long ago to be still under way."""

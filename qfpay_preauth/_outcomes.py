@@ -8,6 +8,7 @@ from datetime import datetime
 from qfpay_preauth._codes import SET_UP
 from qfpay_preauth._models import (
     Capture,
+    ConfirmedBy,
     Doubt,
     Entry,
     Judgement,
@@ -49,16 +50,16 @@ def result_of(entry: Entry, *, replayed: bool, retry_after_s: float | None = Non
     if entry.state is State.NOT_EXECUTED:
         raise _not_executed(entry, retry_after_s)
     return _RESULTS[entry.operation](
-        syssn=entry.result_syssn,
-        orig_syssn=entry.syssn,
-        amount=entry.amount,
-        currency=entry.currency,
-        idempotency_key=entry.idempotency_key,
-        code=entry.code,
-        message=entry.message,
-        system_time=entry.system_time,
+        entry.result_syssn,
+        entry.syssn,
+        entry.amount,
+        entry.currency,
+        entry.idempotency_key,
+        entry.code,
+        entry.message,
+        entry.system_time,
         replayed=replayed,
-        confirmed_by=entry.confirmed_by.value if entry.confirmed_by else "answer",
+        confirmed_by=(entry.confirmed_by or ConfirmedBy.ANSWER)._value_,
         raw=dict(entry.raw or {}),
     )
 

@@ -15,6 +15,7 @@ from aiohttp.payload import BytesPayload
 
 from qfpay_preauth import _direct
 from qfpay_preauth._clock import Clock
+from qfpay_preauth._deadlines import Deadlines
 from qfpay_preauth._direct import Line
 from qfpay_preauth._json import masked
 from qfpay_preauth._models import Answer, Delivery, NotSent, SignedRequest, Unknown
@@ -94,9 +95,11 @@ class Transport:
         )
         self._connecting = aiohttp.ClientTimeout(sock_connect=settings.timeout_connect_s)
         self._line = Line(self._session, url) if _direct.serves(self._session) else None
+        self._deadlines = Deadlines(asyncio.get_running_loop())
 
     async def close(self) -> None:
         """Close the session and its connections."""
+        self._deadlines.close()
         await self._session.close()
 
     def body(self, request: SignedRequest, permit: Permit, refusal: Callable[[], str | None]) -> Body:
@@ -117,7 +120,7 @@ class Transport:
         line = self._line
         if line is None or _direct.mocked():
             return await self._post_by_session(request, body, total_s)
-        async with asyncio.timeout(total_s):
+        with self._deadlines.within(total_s):
             connection = await line.connection(self._connecting)
             try:
                 head = line.head(request.path, request.headers, len(request.body))

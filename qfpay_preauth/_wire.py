@@ -53,6 +53,7 @@ _PLAIN = _IDS | frozenset(
 )
 """Names that QFPay documents, and that name no card."""
 _PLAIN_FORM = re.compile(r"[A-Za-z0-9_.~&=-]*")
+_SAID = ("respmsg", "resperr")
 _OF_WHAT = ("orig_syssn", "txamt", "txcurrcd")  # a yes has to name these
 _TIME = "%Y-%m-%d %H:%M:%S"
 _TIME_READ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")  # as documented, and nothing laxer
@@ -198,16 +199,17 @@ def _judge_fields(entry: Entry, fields: dict[str, Any], *, signed_wrongly: bool)
 
 
 def _known(fields: dict[str, Any], code: str) -> dict[str, Any]:
+    raw = redacted(fields, _IDS, _PLAIN)
     return {
         "code": _short(code),
-        "message": _message(fields),
+        "message": _joined([text_of(raw.get(name)) for name in _SAID]),
         "system_time": read_time(fields.get("sysdtm")),
-        "raw": redacted(fields, _IDS, _PLAIN),
+        "raw": raw,
     }
 
 
-def _message(fields: dict[str, Any]) -> str:
-    texts = [masked(text_of(fields.get(name))) for name in ("respmsg", "resperr")]
+def _joined(texts: Sequence[str]) -> str:
+    """What the gateway says in two fields, once."""
     return " / ".join(dict.fromkeys(filter(None, texts)))
 
 
@@ -272,7 +274,7 @@ def read_code(answer: Answer) -> tuple[str | None, str, dict[str, Any]]:
     code = fields.get("respcd") if fields else None
     if fields is None or not isinstance(code, str):
         return None, f"HTTP {answer.status}, no readable answer", {}
-    return _short(code), _message(fields), fields
+    return _short(code), _joined([masked(text_of(fields.get(name))) for name in _SAID]), fields
 
 
 def read_rows(fields: dict[str, Any]) -> list[Transaction] | None:

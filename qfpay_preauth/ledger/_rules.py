@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from attrs import fields, frozen
@@ -137,9 +138,9 @@ def admitted(
     else:
         amount = _unfreezable(request, authorization, unresolved)
     return Entry(
-        account=request.account,
-        idempotency_key=request.idempotency_key,
-        operation=request.operation,
+        request.account,
+        request.idempotency_key,
+        request.operation,
         authorization=authorization.syssn,
         syssn=request.syssn,
         amount=amount,
@@ -316,9 +317,20 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
     state = _STATE_AFTER[verdict.judgement]
     check_move(stored, state)
     ended = state is not State.IN_DOUBT
-    return changed(
-        stored,
-        state=state,
+    return Entry(
+        stored.account,
+        stored.idempotency_key,
+        stored.operation,
+        stored.authorization,
+        stored.syssn,
+        stored.amount,
+        stored.currency,
+        stored.out_trade_no,
+        state,
+        stored.attempt,
+        stored.reserved_at,
+        stored.send_by,
+        stored.doubt_at,
         why=verdict.why or _WHY.get(verdict.judgement),
         rerunnable=verdict.rerunnable,
         result_syssn=verdict.result_syssn or stored.result_syssn,
@@ -326,11 +338,12 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
         message=verdict.message or stored.message,
         detail=verdict.detail,
         system_time=verdict.system_time or stored.system_time,
-        raw=dict(verdict.raw) if verdict.raw else stored.raw,
         confirmed_by=verdict.confirmed_by if ended else None,
         concluded_at=at if ended else None,
         reason=verdict.reason,
         attention=None if ended else stored.attention,
+        absences=stored.absences,
+        raw=MappingProxyType(dict(verdict.raw)) if verdict.raw else stored.raw,
     )
 
 
@@ -339,18 +352,40 @@ def _moved(stored: Entry, verdict: Verdict, at: datetime) -> Entry:
 
 def claim(authorization: Authorization, amount: int) -> Authorization:
     """The authorization after a capture or an unfreeze of `amount` was reserved."""
-    return changed(authorization, claimed=authorization.claimed + amount)
+    return _with_sums(authorization, claimed=amount)
 
 
 def end_claim(authorization: Authorization, entry: Entry) -> Authorization:
     """The authorization after its entry ended: the claim goes, and what was executed is added."""
     done = entry.amount if entry.state is State.EXECUTED else 0
     if entry.operation is Operation.REFUND:
-        return changed(authorization, refunded=authorization.refunded + done)
-    left = authorization.claimed - entry.amount
+        return _with_sums(authorization, refunded=done)
     if entry.operation is Operation.CAPTURE:
-        return changed(authorization, claimed=left, captured=authorization.captured + done)
-    return changed(authorization, claimed=left, unfrozen=authorization.unfrozen + done)
+        return _with_sums(authorization, claimed=-entry.amount, captured=done)
+    return _with_sums(authorization, claimed=-entry.amount, unfrozen=done)
+
+
+def _with_sums(
+    hold: Authorization, *, claimed: int = 0, captured: int = 0, unfrozen: int = 0, refunded: int = 0
+) -> Authorization:
+    return Authorization(
+        hold.account,
+        hold.syssn,
+        hold.amount,
+        hold.currency,
+        hold.out_trade_no,
+        hold.registered_at,
+        hold.authorized_at,
+        hold.capture_window,
+        captured=hold.captured + captured,
+        claimed=hold.claimed + claimed,
+        unfrozen=hold.unfrozen + unfrozen,
+        refunded=hold.refunded + refunded,
+        foreign_captured=hold.foreign_captured,
+        foreign_unfrozen=hold.foreign_unfrozen,
+        foreign_refunded=hold.foreign_refunded,
+        flagged=hold.flagged,
+    )
 
 
 def end_refund_claim(capture: Movement, entry: Entry) -> Movement:

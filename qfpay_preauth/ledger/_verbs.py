@@ -183,11 +183,11 @@ def own(tx: Transaction, entry: Entry) -> None:
         Movement(
             entry.account,
             str(entry.result_syssn),
-            entry.operation.value,
+            entry.operation._value_,
             entry.authorization,
             entry.amount,
-            idempotency_key=key,
-            executed=done,
+            key,
+            done,
         )
     )
 
@@ -207,13 +207,13 @@ def _move_event(entry: Entry, from_state: State | None, at: datetime) -> Event:
     return Event(
         entry.account,
         at,
-        entry.operation.value,
+        entry.operation._value_,
         entry.authorization,
         entry.idempotency_key,
-        from_state=from_state,
-        to_state=entry.state,
-        amount=entry.amount,
-        detail=entry.reason or entry.detail,
+        from_state,
+        entry.state,
+        entry.amount,
+        entry.reason or entry.detail,
     )
 
 

@@ -65,8 +65,7 @@ class MemoryLedger(Ledger):
         return _verbs.reserve(self, request)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
-        after = _observe.conclude(self, entry, verdict, at)
-        return after if after.raw is None else changed(after, raw=dict(after.raw))  # nobody else holds what is stored
+        return _observe.conclude(self, entry, verdict, at)
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return _verbs.books(self, account, syssn)
@@ -211,22 +210,28 @@ class MemoryLedger(Ledger):
             self._owning.add((movement.account, movement.idempotency_key))
 
     def put_entry(self, entry: Entry) -> None:
-        name = (entry.account, entry.idempotency_key)
-        hold = (entry.account, entry.authorization)
-        if name not in self._entries:
-            self._of_hold.setdefault(hold, {})[entry.idempotency_key] = None
-        if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
-            self._by_number[entry.account, entry.out_trade_no] = entry.idempotency_key
+        account, key = name = (entry.account, entry.idempotency_key)
+        before = self._entries.get(name)
         self._entries[name] = entry
-        known = self._unresolved.setdefault(hold, {})
+        if before is None:
+            self._of_hold.setdefault((account, entry.authorization), {})[key] = None
+        if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
+            self._by_number[account, entry.out_trade_no] = key
+        was_open = before is not None and before.unresolved
         if entry.unresolved:
-            if entry.idempotency_key not in known:
-                bisect.insort(self._open_order.setdefault(entry.account, []), _place(entry))
-            known[entry.idempotency_key] = entry
-        elif known.pop(entry.idempotency_key, None):
-            order = self._open_order[entry.account]
-            del order[bisect.bisect_left(order, _place(entry))]
-        if not known:
+            self._unresolved.setdefault((account, entry.authorization), {})[key] = entry
+            if not was_open:
+                bisect.insort(self._open_order.setdefault(account, []), _place(entry))
+        elif was_open:
+            self._close(entry)
+
+    def _close(self, entry: Entry) -> None:
+        order = self._open_order[entry.account]
+        del order[bisect.bisect_left(order, _place(entry))]
+        hold = (entry.account, entry.authorization)
+        of_hold = self._unresolved[hold]
+        del of_hold[entry.idempotency_key]
+        if not of_hold:
             del self._unresolved[hold]
 
     def add_event(self, event: Event) -> None:
