@@ -283,14 +283,14 @@ class PreauthClient(BooksClient):
         send_by = now + _span(deadline_s)
         numbered = operation is Operation.REFUND or (operation is Operation.CAPTURE and self.settings.capture_reference)
         return Request(
-            account=self.account,
-            idempotency_key=idempotency_key,
-            operation=operation,
-            syssn=syssn,
-            amount=amount,
-            out_trade_no=_wire.own_reference(self.account, operation, idempotency_key) if numbered else None,
-            at=now,
-            send_by=send_by,
+            self.account,
+            idempotency_key,
+            operation,
+            syssn,
+            amount,
+            _wire.own_reference(self.account, operation, idempotency_key) if numbered else None,
+            now,
+            send_by,
             doubt_at=send_by + _span(self.settings.timeout_total_s),
             default_window=self.settings.default_capture_window,
             strict_expiry=self.settings.strict_expiry,

@@ -39,7 +39,11 @@ class Signer:
 
     def sign_text(self, text: str) -> str:
         """Steps 3-4: append the key with no separator, hash the UTF-8 bytes, upper-case hex."""
-        return self._hash(text.encode() + self._key).hexdigest().upper()
+        return self.sign_bytes(text.encode())
+
+    def sign_bytes(self, data: bytes) -> str:
+        """The same, of text that is UTF-8 already."""
+        return self._hash(data + self._key).hexdigest().upper()
 
     def sign_body(self, body: bytes) -> str:
         """QFPay, "Asynchronous Notifications": upper-case hex MD5 of the raw body followed by the key."""

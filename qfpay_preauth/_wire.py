@@ -127,11 +127,14 @@ class Sender:
 
     def signed(self, path: str, params: dict[str, str]) -> SignedRequest:
         """QFPay, Signature Generation: raw values are signed, the body carries the same text percent-encoded."""
-        text = signing_string({**params, **self._extra})
-        headers = {**self._headers, "X-QF-SIGN": self._signer.sign_text(text)}
+        if self._extra:
+            params = {**params, **self._extra}
+        text = signing_string(params)
+        data = text.encode()
+        headers = {**self._headers, "X-QF-SIGN": self._signer.sign_bytes(data)}
         # what needs no percent-encoding is sent as it was signed
-        body = text if _PLAIN_FORM.fullmatch(text) else urlencode({**params, **self._extra})
-        return SignedRequest(path, headers, body.encode("ascii"))
+        body = data if _PLAIN_FORM.fullmatch(text) else urlencode(params).encode("ascii")
+        return SignedRequest(path, headers, body)
 
 
 def gateway_time(moment: datetime) -> str:
