@@ -58,7 +58,8 @@ class Budget:
         self._outstanding = 0
         self._parked_until_ms = 0
         self._strikes = 0  # 429s since a request last came through
-        self._probing = False
+        self.probing = False
+        """Whether one request alone is trying, after a 429; asked by who just took a permit: whether it is that one."""
         self._lock = threading.Lock()
 
     def tighten(self, other: Budget) -> None:
@@ -72,12 +73,12 @@ class Budget:
         with self._lock:
             if now_ms < self._parked_until_ms:
                 return (self._parked_until_ms - now_ms) / 1000
-            if self._probing:
+            if self.probing:
                 return _PROBE_LOOK_S
             wait_ms = self._wait_ms(now_ms)
             if wait_ms <= 0:
                 self._outstanding += 1
-                self._probing = self._strikes > 0
+                self.probing = self._strikes > 0
                 return 0.0
         return wait_ms / 1000
 
@@ -92,15 +93,10 @@ class Budget:
             self._parked_until_ms = max(self._parked_until_ms, now_ms + round(park_s * 1000))
             return (self._parked_until_ms - now_ms) / 1000
 
-    @property
-    def probing(self) -> bool:
-        """Whether one request alone is trying, after a 429; asked by who just took a permit: whether it is that one."""
-        return self._probing
-
     def probed(self, passed: bool) -> None:
         """The one that tried has ended; if the gateway took it, all others may follow."""
         with self._lock:
-            self._probing = False
+            self.probing = False
             if passed:
                 self._strikes = 0
 

@@ -77,7 +77,7 @@ class Turnstile:
 
     def try_permit(self) -> Permit | None:
         """A permit if one is free now and nobody waits for it."""
-        if self._pump is not None or self.budget.take(self._now_ms()):
+        if self._pump is not None or self.budget.take(int(self.monotonic() * 1000)):
             return None
         if self._share is None:
             return Permit(self, None)
@@ -117,7 +117,7 @@ class Turnstile:
 
     def spend(self, part: Part | None) -> None:
         """See Permit.spend."""
-        self.budget.spend(self._now_ms())
+        self.budget.spend(int(self.monotonic() * 1000))
         if part is not None and self._share is not None:
             self._share.spend(part)
 
