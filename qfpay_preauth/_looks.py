@@ -33,7 +33,7 @@ from qfpay_preauth.errors import PreauthError
 
 log = logging.getLogger("qfpay_preauth")
 
-DOUBTS_MAX = 100  # one window enquiry serves at most so many
+DOUBTS_MAX = 100  # so many are looked up, or weighed, together
 READS_MAX = 4
 AHEAD = timedelta(minutes=10)  # the gateway's clock may be ahead of ours
 _FIRST_LOOK_S = 0.4
@@ -89,17 +89,24 @@ class Seen:
 
     observed: list[Observed] = field(factory=list)
     complete: bool = True
+    _ended: set[str] = field(factory=set)
 
     def add(self, other: Seen) -> None:
         """Take in what another look came to."""
         self.observed += other.observed
         self.complete = self.complete and other.complete
+        self._ended |= other._ended
+
+    def not_ended(self, doubts: Sequence[Entry]) -> Sequence[Entry]:
+        """Those of `doubts` that no look has ended yet."""
+        return [entry for entry in doubts if entry.idempotency_key not in self._ended]
 
     async def observe(self, desk: Desk, account: str, listing: Listing, policy: Policy, keys: Sequence[str]) -> bool:
         """Let the ledger weigh a listing; whether something in it has to be read again later."""
         observed = await desk.ledger.observe(account, listing, policy, keys)
         tell(desk, observed, listing.read_at)
         self.observed.append(observed)
+        self._ended.update(entry.idempotency_key for entry in observed.ended)
         self.complete = self.complete and listing.stable
         return observed.waiting
 
@@ -179,8 +186,7 @@ class Seeker:
             await asyncio.wait((before,))
         self._round, self._next = self._next, None
         entries, self._waiting = list(self._waiting.values()), {}
-        for low in range(0, len(entries), DOUBTS_MAX):
-            await self._look(self._reader, entries[low : low + DOUBTS_MAX])
+        await self._look(self._reader, entries)
 
     async def _look(self, reader: Reader, entries: Sequence[Entry], syssns: Sequence[str] = ()) -> None:
         try:
@@ -202,11 +208,34 @@ class Seeker:
 async def look(  # noqa: PLR0917 - one look, with all that it needs
     desk: Desk, reader: Reader, policy: Policy, account: str, doubts: Sequence[Entry], syssns: Sequence[str] = ()
 ) -> Seen:
-    """One look at the gateway for up to 100 doubts: by our own numbers, by known syssns, then the whole window."""
+    """One look at the gateway: by our own numbers and known syssns, 100 doubts at a time, then the whole list, once.
+
+    What is ended on the way is not looked for again: one list may end all doubts of its time.
+    """
     seen = Seen()
+    for part in _parts(doubts) or [()]:
+        await _look_up(seen, desk, reader, policy, account, part, syssns)
+    left = seen.not_ended(doubts)
+    listing = await reader.listing(_since(left, desk)) if left else None
+    while left and listing is not None:
+        part, rest = left[:DOUBTS_MAX], left[DOUBTS_MAX:]
+        await seen.observe(desk, account, listing, policy, [entry.idempotency_key for entry in part])
+        left = seen.not_ended(rest)
+    return seen
+
+
+async def _look_up(  # noqa: PLR0917 - as above
+    seen: Seen,
+    desk: Desk,
+    reader: Reader,
+    policy: Policy,
+    account: str,
+    doubts: Sequence[Entry],
+    syssns: Sequence[str],
+) -> None:
+    """By what names the rows: our own numbers, and the syssns that an answer or a notification told."""
     keys = [entry.idempotency_key for entry in doubts]
-    # rows that are only perhaps too old must be seen as well
-    since = min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - UNSURE - MARGIN
+    since = _since(doubts, desk)
     numbers = [e.out_trade_no for e in doubts if e.out_trade_no and e.operation is not Operation.UNFREEZE]
     linked = [*syssns, *(entry.result_syssn for entry in doubts if entry.result_syssn)]
     if numbers:
@@ -214,10 +243,15 @@ async def look(  # noqa: PLR0917 - one look, with all that it needs
     if linked:
         listing = await reader.listing(_first_day(linked, since), syssn=linked)
         await seen.observe(desk, account, listing, policy, keys)
-    ended = {entry.idempotency_key for observed in seen.observed for entry in observed.ended}
-    if any(key not in ended for key in keys):
-        await seen.observe(desk, account, await reader.listing(since), policy, keys)
-    return seen
+
+
+def _parts(doubts: Sequence[Entry]) -> list[Sequence[Entry]]:
+    return [doubts[low : low + DOUBTS_MAX] for low in range(0, len(doubts), DOUBTS_MAX)]
+
+
+def _since(doubts: Sequence[Entry], desk: Desk) -> datetime:
+    # rows that are only perhaps too old must be seen as well
+    return min((entry.reserved_at for entry in doubts), default=desk.clock.now()) - UNSURE - MARGIN
 
 
 def _first_day(syssns: Sequence[str], since: datetime) -> datetime:

@@ -22,6 +22,7 @@ OVERLAP = timedelta(days=1)  # rows may come late into the gateway's list
 USUAL_WINDOW = timedelta(days=7)  # QFPay, Pre-Authorisation: 7 days for most merchants
 WARN_BEFORE = timedelta(days=1)
 FIRST_PAUSE_S = 1.0
+WAITS_LONG = timedelta(days=1)  # what needs a person for so long is looked at with every pass, and not in between
 
 
 class Reconciler:
@@ -91,14 +92,18 @@ class Reconciler:
         kind = type(error).__name__
         self._desk.emit(Event(self._account, self._desk.clock.now(), "stalled", "", detail=kind))
 
-    async def end_doubts(self) -> Seen:
-        """Look for evidence about every doubt, 100 at a time."""
-        seen = Seen()
-        entries = [entry async for entry in self.doubts()]
-        for low in range(0, len(entries), DOUBTS_MAX):
-            part = entries[low : low + DOUBTS_MAX]
-            seen.add(await look(self._desk, self._reader, self._policy, self._account, part))
-        return seen
+    async def end_doubts(self, *, recent: bool = False) -> Seen:
+        """Look for evidence about every doubt; `recent`: but not about the old ones that wait for a person.
+
+        The gateway's list is read from the oldest of them on.
+        """
+        now = self._desk.clock.now()
+        entries = [
+            entry
+            async for entry in self.doubts()
+            if not (recent and entry.attention and entry.reserved_at < now - WAITS_LONG)
+        ]
+        return await look(self._desk, self._reader, self._policy, self._account, entries)
 
     async def _compare(self, seen: Seen) -> tuple[int, list[Discrepancy]]:
         """Everything since the last pass, a day at a time: how many agree, and what is missing there."""
@@ -176,7 +181,7 @@ async def run_forever(reconciler: Reconciler, interval_s: float, doubt: asyncio.
                 await reconciler.run()
                 await reconciler.warn_of_expiry()
             else:
-                await reconciler.end_doubts()
+                await reconciler.end_doubts(recent=True)
         except PreauthError as error:
             reconciler.stalled(error)
         left = max(0.0, next_pass - monotonic())
