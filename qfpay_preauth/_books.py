@@ -104,7 +104,8 @@ class BooksClient(ClientBase):
         """The entry under a key, or None."""
         _checks.check_key(idempotency_key)
         await self._desk()
-        return await self._ledger.entry(self.account, idempotency_key)
+        entry = await self._ledger.entry(self.account, idempotency_key)
+        return entry and _outcomes.handed_out(entry)
 
     async def history(self, idempotency_key: str) -> Sequence[Event]:
         """Everything that happened to the entry under a key, oldest first; empty where there is none."""
@@ -284,7 +285,7 @@ class BooksClient(ClientBase):
             )
         if after.state is not entry.state:
             (await self._desk()).emit(move_event(after, entry.state, self._clock.now()))
-        return after
+        return _outcomes.handed_out(after)
 
 
 def _decision(outcome: object, reason: object, syssn: object) -> Verdict:

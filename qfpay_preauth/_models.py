@@ -5,16 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field, frozen
 
-if TYPE_CHECKING:
-    from attrs import frozen as passing
-else:
-    # what only passes through one call is frozen for the type checker alone: `frozen` triples the time to make it
-    passing = partial(define, unsafe_hash=True)
+from qfpay_preauth._passing import passing
 
 
 class Operation(enum.StrEnum):

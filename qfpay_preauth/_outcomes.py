@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from attrs import evolve
+
 from qfpay_preauth._codes import SET_UP
 from qfpay_preauth._models import (
     Capture,
@@ -62,6 +64,11 @@ def result_of(entry: Entry, *, replayed: bool, retry_after_s: float | None = Non
         confirmed_by=(entry.confirmed_by or ConfirmedBy.ANSWER)._value_,
         raw=dict(entry.raw or {}),
     )
+
+
+def handed_out(entry: Entry) -> Entry:
+    """An entry of the books as a caller gets it: its `raw` is the caller's own, to be dumped, pickled or changed."""
+    return entry if entry.raw is None else evolve(entry, raw=dict(entry.raw))
 
 
 def _what(entry: Entry) -> str:

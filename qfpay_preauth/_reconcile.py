@@ -12,6 +12,7 @@ from qfpay_preauth._findings import MARGIN
 from qfpay_preauth._looks import AHEAD, DOUBTS_MAX, Reader, Seen, look, tell_discrepancy
 from qfpay_preauth._models import Discrepancy, DiscrepancyKind, Entry, Event, Policy, ReconcileReport
 from qfpay_preauth._operations import Desk
+from qfpay_preauth._outcomes import handed_out
 from qfpay_preauth._turnstile import Turnstile
 from qfpay_preauth.errors import PreauthError
 from qfpay_preauth.ledger import After
@@ -54,7 +55,7 @@ class Reconciler:
                 tell_discrepancy(self._desk, each, self._desk.clock.now())
         self._missed = set(missing)
         return ReconcileReport(
-            ended=tuple(entry for observed in seen.observed for entry in observed.ended),
+            ended=tuple(handed_out(entry) for observed in seen.observed for entry in observed.ended),
             discrepancies=tuple(dict.fromkeys([*recorded, *found, *missing])),
             foreign=tuple(movement for observed in seen.observed for movement in observed.foreign),
             confirmed=confirmed,

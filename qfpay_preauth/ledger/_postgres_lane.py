@@ -16,8 +16,9 @@ from typing import Any
 
 from attrs import define
 
-from qfpay_preauth.ledger._postgres_flush import UNMARKED, flush_of
+from qfpay_preauth.ledger._postgres_flush import UNMARKED, Marks, flush_of, locking
 from qfpay_preauth.ledger._postgres_load import Loader
+from qfpay_preauth.ledger._postgres_recent import Recall, Recent, proven
 from qfpay_preauth.ledger._postgres_schema import moved
 from qfpay_preauth.ledger._postgres_snapshot import Missing, Snapshot, Wants
 from qfpay_preauth.ledger._postgres_source import Connection, Source
@@ -64,8 +65,8 @@ def no_plan(seen: Snapshot) -> Iterator[Wants]:
 class Job:
     """One verb on its way. It either works on the snapshot, or asks the connection itself.
 
-    `plan` says what it will surely need; jobs of one `name` do not run in two lanes at once; `rows` is how much there
-    is to be weighed.
+    `plan` says what it will surely need, `recall` where what is remembered may do instead; jobs of one `name` do not
+    run in two lanes at once; `rows` is how much there is to be weighed.
     """
 
     future: asyncio.Future[Any]
@@ -74,6 +75,7 @@ class Job:
     plan: Callable[[Snapshot], Iterator[Wants]] = no_plan
     name: Hashable = None
     rows: int = 0
+    recall: Recall | None = None
     since: float = 0.0
     outcome: Any = None
     error: BaseException | None = None
@@ -82,15 +84,16 @@ class Job:
 class Lane:
     """A connection, opened when it is first needed, and the row that its commits are judged by."""
 
-    def __init__(self, source: Source, schema: str, kind: Kind) -> None:
+    def __init__(self, source: Source, schema: str, kind: Kind, recent: Recent) -> None:
         self._source = source
+        self._recent = recent
         self._schema = schema
         self._loader = Loader(schema)
         self._kind = kind
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._committing: str | None = None
-        self._locks = False
+        self._locks = self._recalled = False
         self._new_writer()
 
     def _new_writer(self) -> None:
@@ -113,6 +116,8 @@ class Lane:
             committing, self._committing = self._committing, None
             closed = self._connection is None or self._connection.is_closed()
             failure = failure_of(error, closed=closed)
+            changed = self._recalled and failure.trouble is Trouble.AGAIN
+            self._recent.forget((job.recall for job in jobs), changed=changed)
             await self._give_up(failure)
             if committing is not None and failure.trouble is Trouble.LOST:
                 return await self._judge(committing, failure)
@@ -168,17 +173,37 @@ class Lane:
         watchdog = self._loop.call_later(TRANSACTION_MAX_S + 2 * more_s, connection.terminate)
         try:
             lock_s = LOCK_WAIT_TOGETHER_S if len({job.name for job in jobs}) > 1 else LOCK_WAIT_S
-            await connection.execute(begin(kind, lock_s, IDLE_MAX_S + more_s))
-            snapshot, self._locks = Snapshot(), kind is Kind.WRITE
-            await self._load_plans(connection, snapshot, jobs)
-            for job in jobs:
-                await self._run_job(connection, snapshot, job)
-            if await connection.execute(self._ending(snapshot, jobs)) != "COMMIT":
+            opening = begin(kind, lock_s, IDLE_MAX_S + more_s)
+            marks = Marks(self._writer, self._mark, secrets.token_hex(12))
+            self._recalled = (snapshot := self._from_memory(jobs)) is not None
+            if snapshot is not None:
+                opening = f"{opening}; {locking(snapshot, self._schema, marks.new)}; "
+            else:
+                await connection.execute(opening)
+                snapshot, self._locks, opening = Snapshot(), kind is Kind.WRITE, ""
+                await self._load_plans(connection, snapshot, jobs)
+                for job in jobs:
+                    await self._run_job(connection, snapshot, job)
+            if await connection.execute(opening + self._ending(snapshot, jobs, marks)) != "COMMIT":
                 raise Stale  # PostgreSQL rolls a failed transaction back, and calls that a success
             if self._committing is not None:
-                self._mark, self._committing = self._committing, None
+                self._mark, self._committing = marks.new, None
+                self._recent.keep(snapshot, marks.step)
         finally:
             watchdog.cancel()
+
+    def _from_memory(self, jobs: list[Job]) -> Snapshot | None:
+        """What the jobs decided on what is remembered; None where that does not suffice, or proves nothing."""
+        recalls = [job.recall for job in jobs if job.recall is not None and self._recent.knows(job.recall)]
+        if len(recalls) < len(jobs):
+            return None
+        snapshot = self._recent.snapshot(recalls)
+        try:
+            for job in jobs:
+                _run(snapshot, job)
+        except Missing:
+            return None
+        return snapshot if proven(snapshot) else None
 
     async def _load_plans(self, connection: Connection, snapshot: Snapshot, jobs: list[Job]) -> None:
         """Step by step what every job will ask for, each step for all jobs together."""
@@ -199,32 +224,25 @@ class Lane:
         if job.asks is not None:
             job.outcome = await job.asks(connection, snapshot)
             return
-        assert job.work is not None  # noqa: S101 - a job does one or the other
         while True:
             before = snapshot.mark()
             try:
-                job.outcome = job.work(snapshot)
+                _run(snapshot, job)
             except Missing as missing:
-                snapshot.undo(before)
                 await self._load(connection, snapshot, missing.wants)
                 continue
-            except Exception as error:  # its own no, or a defect: nothing of it stays, and the others go on
-                snapshot.undo(before)
-                job.error = error
-                return
             unsure = snapshot.unsure()
             if not unsure or not (known := await self._loader.known_fingerprints(connection, unsure)):
                 return
             snapshot.undo(before)
             snapshot.fingerprints.update({name: name in known for name in unsure})
 
-    def _ending(self, snapshot: Snapshot, jobs: list[Job]) -> str:
+    def _ending(self, snapshot: Snapshot, jobs: list[Job], marks: Marks) -> str:
         """What ends the transaction: the writes and COMMIT in one message, so in one round trip."""
         if self._kind is Kind.READ or not (snapshot.written or any(job.asks for job in jobs)):
             return "COMMIT"
-        self._committing = secrets.token_hex(12)
-        flush = flush_of(snapshot, self._schema, self._writer, (self._mark, self._committing))
-        return f"{flush}; COMMIT"
+        self._committing = marks.new
+        return f"{flush_of(snapshot, self._schema, marks)}; COMMIT"
 
     # ------------------------------------------------------------------ a COMMIT without an answer
 
@@ -272,6 +290,25 @@ class Lane:
             watchdog.cancel()
             await _release(self._source, connection)
         return str(found)
+
+
+def _run(snapshot: Snapshot, job: Job) -> None:
+    """Run a job; its own no, or a defect, is its error: nothing of it stays, and the others go on.
+
+    Raises:
+        Missing: it asked for something that is not there yet; nothing of it stays.
+    """
+    assert job.work is not None  # noqa: S101 - a job does one or the other
+    before = snapshot.mark()
+    job.outcome, job.error = None, None
+    try:
+        job.outcome = job.work(snapshot)
+    except Missing:
+        snapshot.undo(before)
+        raise
+    except Exception as error:
+        snapshot.undo(before)
+        job.error = error
 
 
 async def _release(source: Source, connection: Connection) -> None:

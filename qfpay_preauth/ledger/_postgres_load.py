@@ -179,18 +179,12 @@ def _not_loaded(snapshot: Snapshot, wants: Wants) -> Wants:
 
 def _take_hold(snapshot: Snapshot, found: list[Any]) -> None:
     hold = rows.value_of(Authorization, found[:-1])
-    name = (hold.account, hold.syssn)
-    if name not in snapshot.authorizations:
-        snapshot.authorizations[name] = hold
-        snapshot.revisions["authorizations"][name] = found[-1]
+    snapshot.loaded("authorizations", (hold.account, hold.syssn), hold, found[-1])
 
 
 def _take_entry(snapshot: Snapshot, found: list[Any]) -> Entry:
     entry = rows.value_of(Entry, found[:-1])
-    name = (entry.account, entry.idempotency_key)
-    if name not in snapshot.entries:
-        snapshot.entries[name] = entry
-        snapshot.revisions["entries"][name] = found[-1]
+    snapshot.loaded("entries", (entry.account, entry.idempotency_key), entry, found[-1])
     return entry
 
 
@@ -232,9 +226,7 @@ def _take(snapshot: Snapshot, wants: Wants, found: list[tuple[str, list[Any]]]) 
 
 def _take_movement(snapshot: Snapshot, found: list[Any]) -> None:
     movement = rows.value_of(Movement, found[:-1])
-    name = (movement.account, movement.syssn)
-    snapshot.movements[name] = movement
-    snapshot.revisions["movements"][name] = found[-1]
+    snapshot.loaded("movements", (movement.account, movement.syssn), movement, found[-1])
 
 
 def _absent(snapshot: Snapshot, wants: Wants) -> None:

@@ -17,6 +17,7 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth.ledger._postgres_recent import Recall
 from qfpay_preauth.ledger._postgres_snapshot import ALL, Name, Snapshot, Wants
 
 Plan = Callable[[Snapshot], Iterator[Wants]]
@@ -48,6 +49,22 @@ def entry(account: str, key: str) -> Plan:
         yield Wants(entries={(account, key)})
 
     return plan
+
+
+def recall_to_reserve(request: Request) -> Recall | None:
+    """A hold that is remembered is enough to reserve on it; for a refund its capture would be needed too."""
+    if request.operation is Operation.REFUND:
+        return None
+    return Recall((request.account, request.syssn), (request.account, request.idempotency_key), new=True)
+
+
+def recall_to_conclude(ended: Entry, verdict: Verdict) -> Recall | None:
+    """The same for an end that needs no other row: not a refund's, and not a doubt, which is held against notices."""
+    if ended.operation is Operation.REFUND or verdict.judgement is Judgement.IN_DOUBT:
+        return None
+    account, result = ended.account, verdict.result_syssn
+    hold, entry = (account, ended.authorization), (account, ended.idempotency_key)
+    return Recall(hold, entry, result=(account, result) if result else None)
 
 
 def reserve(request: Request) -> Plan:

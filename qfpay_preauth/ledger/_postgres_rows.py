@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ from qfpay_preauth._models import (
 
 V = TypeVar("V")
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -60,6 +62,30 @@ WORDS = Table("words", ("account", "kind", "word", "linked"), ("account", "kind"
 BOOKMARKS = Table("bookmarks", ("account", "read_until"), ("account",))
 
 
+_BIGINT = ("int", "datetime", "timedelta")
+_TYPES: dict[str, str] = {
+    "revision": "bigint",
+    **dict.fromkeys(("at", "received_at", "read_until"), "bigint"),
+    **dict.fromkeys(("reported", "open", "linked"), "boolean"),
+}
+"""What is no text, by the name of its column: one name is of one type in all tables."""
+
+
+def _learn_types(kind: type) -> None:
+    for each in fields(kind):
+        word = str(each.type).split()[0]
+        if word in _BIGINT or word == "bool":
+            _TYPES[each.name] = "bigint" if word in _BIGINT else "boolean"
+
+
+def read_as(names: Sequence[str], alias: str) -> str:
+    """The columns of a row that came as a JSON array, in this order."""
+    casts = [f"::{_TYPES[name]}" if name in _TYPES else "" for name in names]
+    return ", ".join(
+        f'({alias}->>{place}){cast} AS "{name}"' for place, (name, cast) in enumerate(zip(names, casts, strict=True))
+    )
+
+
 def columns(table: Table, alias: str = "") -> str:
     """The table's columns for a statement, each quoted (`authorization` is a word of SQL's)."""
     prefix = f"{alias}." if alias else ""
@@ -71,7 +97,8 @@ def columns(table: Table, alias: str = "") -> str:
 
 def micros(moment: datetime) -> int:
     """Microseconds since 1970 UTC."""
-    return (moment - _EPOCH) // _MICROSECOND
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def interval(span: timedelta | None) -> int | None:
@@ -80,7 +107,7 @@ def interval(span: timedelta | None) -> int | None:
 
 
 def _mapping(value: Mapping[str, Any]) -> str:
-    return json.dumps(dict(value))
+    return _JSON.encode(dict(value))
 
 
 _TIMES = (
@@ -94,26 +121,51 @@ _WRITERS: dict[str, Callable[[Any], Any]] = {
 }
 _KINDS: tuple[type, ...] = (Authorization, Movement, Entry, Event, Discrepancy, Notification)
 _NAMES: dict[type, tuple[str, ...]] = {kind: tuple(each.name for each in fields(kind)) for kind in _KINDS}
+for _kind in _KINDS:
+    _learn_types(_kind)
 _GETTERS: dict[type, Callable[[Any], tuple[Any, ...]]] = {kind: attrgetter(*_NAMES[kind]) for kind in _KINDS}
-_WRITTEN: dict[type, list[tuple[str, Callable[[Any], Any]]]] = {
-    kind: [(name, _WRITERS[name]) for name in _NAMES[kind] if name in _WRITERS] for kind in _KINDS
-}
 
 
-def row(value: Any, **more: Any) -> dict[str, Any]:
-    """A value as one row; what it does not have is null."""
-    kind = type(value)
-    found = dict(zip(_NAMES[kind], _GETTERS[kind](value), strict=True))
-    for name, write in _WRITTEN[kind]:
-        if (one := found[name]) is not None:
-            found[name] = write(one)
-    found.update(more)
+@cache
+def _writing(names: tuple[str, ...]) -> tuple[Callable[[Any], tuple[Any, ...]], list[tuple[int, Callable[[Any], Any]]]]:
+    """What reads these attributes, and what is to be done to which of them."""
+    return attrgetter(*names), [(place, _WRITERS[name]) for place, name in enumerate(names) if name in _WRITERS]
+
+
+def rows_of(values: Sequence[Any], names: tuple[str, ...] = ()) -> list[list[Any]]:
+    """Values of one kind as rows: all their attributes, or only these (two or more), in their order."""
+    if not values:
+        return []
+    get, writers = _writing(names or _NAMES[type(values[0])])
+    found = []
+    for value in values:
+        row = list(get(value))
+        for place, write in writers:
+            if (one := row[place]) is not None:
+                row[place] = write(one)
+        found.append(row)
     return found
 
 
-def text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as the one parameter of a statement."""
-    return json.dumps(list(rows), separators=(",", ":"))
+def row(value: Any, *first: Any) -> list[Any]:
+    """A value as one row, after other columns."""
+    (found,) = rows_of([value])
+    return [*first, *found]
+
+
+def differing(pairs: Sequence[tuple[Any, Any]], *, but: tuple[str, ...]) -> tuple[str, ...]:
+    """The attributes, but these, in which any of these pairs of values of one kind may differ."""
+    found: set[str] = set()
+    for old, new in pairs:
+        names, get = _NAMES[type(new)], _GETTERS[type(new)]
+        both = zip(names, get(old), get(new), strict=True)
+        found.update([name for name, before, after in both if before is not after])
+    return tuple(sorted(found.difference(but)))
+
+
+def text(rows: Any) -> str:
+    """Rows, or several sets of them, as the one value of a statement."""
+    return _JSON.encode(rows)
 
 
 def fingerprint(discrepancy: Discrepancy) -> str:

@@ -86,21 +86,35 @@ class Snapshot:
         self.digests: dict[Name, bool] = {}
         self.fingerprints: dict[Name, bool] = {}
         self.windows: dict[str, str | None] = {}
+        # of what was there: its revision, and the value as it was then
         self.revisions: dict[str, dict[Name, int]] = {"authorizations": {}, "movements": {}, "entries": {}}
+        self.stored: dict[str, dict[Name, Any]] = {"authorizations": {}, "movements": {}, "entries": {}}
         # what is written
         self.changed: dict[str, dict[Name, None]] = {"authorizations": {}, "movements": {}, "entries": {}}
         self.put_of_hold: dict[Name, tuple[str, ...]] = {}
         self.put_numbers: dict[Name, str] = {}
         self.put_words: dict[tuple[str, str, str], bool] = {}
-        self.put_discrepancies: dict[Name, dict[str, Any]] = {}
-        self.put_notices: dict[Name, dict[str, Any]] = {}
+        self.put_discrepancies: dict[Name, tuple[datetime, Discrepancy]] = {}
+        self.put_notices: dict[Name, tuple[datetime, Notification]] = {}
         self.ended_notices: dict[Name, None] = {}
         self.lowered: dict[str, datetime] = {}
         self.events: list[Event] = []
         self._unsure: set[Name] = set()
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
 
-    # ------------------------------------------------------------------ for whoever runs the verbs
+    # ------------------------------------------------------------------ for whoever loads, and runs the verbs
+
+    def loaded(self, table: str, name: Name, value: Any, revision: int) -> None:
+        """Take in a row; what is there already stays."""
+        values = getattr(self, table)
+        if name not in values:
+            values[name] = self.stored[table][name] = value
+            self.revisions[table][name] = revision
+
+    def revision(self, table: str, name: Name, step: int) -> int:
+        """The revision of a row once this transaction, which moves revisions by `step`, is committed."""
+        found = self.revisions[table].get(name, 0)
+        return found + step if name in self.changed[table] else found
 
     def mark(self) -> tuple[int, int]:
         """Where a job begins."""
@@ -168,6 +182,8 @@ class Snapshot:
 
     def _entries(self, hold: Name, loaded: tuple[str, ...]) -> list[Entry]:
         keys = dict.fromkeys(loaded + self.put_of_hold.get(hold, ()))
+        if not keys:
+            return []
         found = [entry for key in keys if (entry := self.entries[hold[0], key]) is not None]
         return sorted(found, key=lambda entry: (entry.reserved_at, entry.idempotency_key))
 
@@ -215,31 +231,32 @@ class Snapshot:
     def put_movement(self, movement: Movement) -> None:
         name = (movement.account, movement.syssn)
         self.get_movement(*name)
-        self._touch(movement.account, movement.authorization)
+        self._touch((movement.account, movement.authorization))
         self._put("movements", self.movements, name, movement)
         if movement.idempotency_key is not None:
             self._set(self.owning, (movement.account, movement.idempotency_key), True)
 
     def put_entry(self, entry: Entry) -> None:
         name = (entry.account, entry.idempotency_key)
-        self.get_entry(*name)
-        if entry.raw is not None:
-            entry = evolve(entry, raw=dict(entry.raw))  # nobody else holds what is stored
-        self._touch(entry.account, entry.authorization)
-        self._put("entries", self.entries, name, entry)
+        if name not in self.entries:
+            raise Missing(entries={name}, via_entries={name})
         hold = (entry.account, entry.authorization)
-        self._set(self.put_of_hold, hold, (*self.put_of_hold.get(hold, ()), entry.idempotency_key))
+        self._touch(hold)
+        self._put("entries", self.entries, name, entry)
+        if entry.idempotency_key not in (put := self.put_of_hold.get(hold, ())):
+            self._set(self.put_of_hold, hold, (*put, entry.idempotency_key))
         if entry.out_trade_no is not None and entry.operation is not Operation.UNFREEZE:
             self._set(self.put_numbers, (entry.account, entry.out_trade_no), entry.idempotency_key)
 
-    def _touch(self, account: str, authorization: str) -> None:
+    def _touch(self, hold: Name) -> None:
         """Whatever changes of a hold changes its revision too: by it others see whether what they read still holds."""
-        if self.get_authorization(account, authorization) is not None:
-            self._set(self.changed["authorizations"], (account, authorization), None)
+        if self.get_authorization(*hold) is not None and hold not in self.changed["authorizations"]:
+            self._set(self.changed["authorizations"], hold, None)
 
     def _put(self, table: str, values: dict[Name, Any], name: Name, value: Any) -> None:
         self._set(values, name, value)
-        self._set(self.changed[table], name, None)
+        if name not in self.changed[table]:
+            self._set(self.changed[table], name, None)
 
     def add_event(self, event: Event) -> None:
         self.events.append(event)
@@ -262,9 +279,8 @@ class Snapshot:
             return False
         if name not in self.fingerprints:
             self._unsure.add(name)  # taken for new: if it is not, the job runs again knowing better
-        more = {"account": account, "at": rows.micros(at), "fingerprint": name[1], "reported": False}
         self._set(self.fingerprints, name, True)
-        self._set(self.put_discrepancies, name, rows.row(discrepancy, **more))
+        self._set(self.put_discrepancies, name, (at, discrepancy))
         return True
 
     def put_notice(self, account: str, at: datetime, notice: Notification) -> bool:
@@ -273,10 +289,9 @@ class Snapshot:
             raise Missing(digests={name})
         if self.digests[name]:
             return False
-        more = {"account": account, "received_at": rows.micros(at), "open": True}
         self._set(self.digests, name, True)
         self._set(self.notice_values, name, notice)
-        self._set(self.put_notices, name, rows.row(notice, **more))
+        self._set(self.put_notices, name, (at, notice))
         return True
 
     def end_notice(self, account: str, digest: str) -> None:

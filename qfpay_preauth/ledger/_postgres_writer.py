@@ -13,6 +13,7 @@ from collections.abc import Hashable
 
 from qfpay_preauth.errors import LedgerUnavailableError
 from qfpay_preauth.ledger._postgres_lane import PATIENCE_S, Job, Kind, Lane, pause
+from qfpay_preauth.ledger._postgres_recent import Recent
 from qfpay_preauth.ledger._postgres_source import Source
 from qfpay_preauth.ledger._postgres_trouble import Trouble, error_of
 
@@ -26,11 +27,12 @@ FREE_TRIES = 3  # of one that locks nothing; then it locks what it reads
 class Line:
     """The jobs of one kind, on one event loop, and the lanes that they go through."""
 
-    def __init__(self, source: Source, schema: str, kind: Kind) -> None:
+    def __init__(self, source: Source, schema: str, kind: Kind, recent: Recent) -> None:
         self._source = source
+        self._recent = recent
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Job] = []
-        self._idle = [Lane(source, schema, kind) for _ in range(LANES_MAX)]
+        self._idle = [Lane(source, schema, kind, recent) for _ in range(LANES_MAX)]
         self._busy: dict[Lane, frozenset[Hashable]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
@@ -97,11 +99,17 @@ class Line:
         await lane.rest()
 
     def _take(self, lane: Lane) -> list[Job]:
+        """What may run now; either jobs that read nothing (as the first in the line does), or jobs that do."""
         elsewhere = frozenset[Hashable]().union(*self._busy.values())
         jobs: list[Job] = []
         rest: list[Job] = []
+        first: bool | None = None
         for job in self._waiting:
             free = len(jobs) < BATCH_MAX and (job.name is None or job.name not in elsewhere)
+            if free:
+                known = self._recent.knows(job.recall)
+                first = known if first is None else first
+                free = known is first
             (jobs if free else rest).append(job)
         self._waiting = rest
         self._busy[lane] = frozenset(job.name for job in jobs)

@@ -17,7 +17,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from attrs import fields, frozen
+from attrs import fields
 
 from qfpay_preauth._models import (
     Authorization,
@@ -32,6 +32,7 @@ from qfpay_preauth._models import (
     Verdict,
     Why,
 )
+from qfpay_preauth._passing import passing
 from qfpay_preauth.errors import (
     AlreadyUnfrozenError,
     AuthorizationClosedError,
@@ -253,7 +254,7 @@ def _in_progress(entry: Entry, request: Request, why: str) -> OperationInProgres
 # ------------------------------------------------------------------------------------------------ concluding
 
 
-@frozen
+@passing
 class Conclusion:
     """What a verdict does: the entry after it, and what was contradictory about it, if anything."""
 

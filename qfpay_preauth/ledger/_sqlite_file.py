@@ -15,6 +15,8 @@ APPLICATION_ID = 0x71667061  # "qfpa": tells our files from other programs' SQLi
 SCRIPTS = ("0001_initial", "0002_rate_windows")
 VERSION = len(SCRIPTS)
 BUSY_TIMEOUT_S = 10.0
+CHECKPOINT_PAGES = 4_000
+"""Pages in the write-ahead log (16 MiB) before they are moved into the file: one that changes often is moved once."""
 
 
 def connect(path: Path, environment: str, *, create: bool) -> sqlite3.Connection:
@@ -65,6 +67,8 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA temp_store = MEMORY")  # what a statement may have to undo needs no file
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == APPLICATION_ID and 1 <= version < VERSION:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from qfpay_preauth._models import (
     Authorization,
@@ -62,17 +63,22 @@ def _upsert(table: str, kind: type, key: tuple[str, ...]) -> str:
 
 
 _ADD_AUTHORIZATION = _insert("authorizations", names_of(Authorization))
-_PUT_SUMS = f"UPDATE authorizations SET {_changes(SUMS)} WHERE account = ? AND syssn = ?"  # noqa: S608 - our own names
+PUT_SUMS = f"UPDATE authorizations SET {_changes(SUMS)} WHERE account = ? AND syssn = ?"  # noqa: S608 - our own names
+PUT_CLAIMED = "UPDATE authorizations SET claimed = ? WHERE account = ? AND syssn = ?"
 _PUT_MOVEMENT = _upsert("movements", Movement, ("account", "syssn"))
 _PUT_ENTRY = _upsert("entries", Entry, ("account", "idempotency_key"))
-_ADD_HELD = f"{_insert('entries', HELD_COLUMNS)} ON CONFLICT DO NOTHING"
+ADD_HELD = _insert("entries", HELD_COLUMNS)
+_ADD_HELD_ONCE = f"{ADD_HELD} ON CONFLICT DO NOTHING"
 # only what changes: the indexes of what stays are then left alone
-_PUT_ENDED = f"UPDATE entries SET {_changes(ENDED_COLUMNS)} WHERE account = ? AND idempotency_key = ?"  # noqa: S608
-_ADD_EVENT = _insert("events", names_of(Event))
+PUT_ENDED = f"UPDATE entries SET {_changes(ENDED_COLUMNS)} WHERE account = ? AND idempotency_key = ?"  # noqa: S608
+ADD_EVENT = _insert("events", names_of(Event))
+ADD_MOVEMENT = _insert("movements", names_of(Movement))
 _GET_AUTHORIZATION = f"SELECT {_names(Authorization)} FROM authorizations WHERE account = ? AND syssn = ?"  # noqa: S608
 _GET_MOVEMENT = f"SELECT {_names(Movement)} FROM movements WHERE account = ? AND syssn = ?"  # noqa: S608
+GET_MOVEMENTS = _GET_MOVEMENT.replace("syssn = ?", "syssn IN (?)")
 _SELECT_ENTRY = f"SELECT {_names(Entry)} FROM entries WHERE account = ?"  # noqa: S608
 _GET_ENTRY = f"{_SELECT_ENTRY} AND idempotency_key = ?"
+GET_ENTRIES = f"{_SELECT_ENTRY} AND idempotency_key IN (?)"
 # the planner, having no statistics, might take the primary key and read an account's whole history
 _FROM_UNRESOLVED = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_unresolved")
 _FROM_DOUBTS = _SELECT_ENTRY.replace("FROM entries", "FROM entries INDEXED BY entries_doubts")
@@ -113,6 +119,10 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._run = connection.cursor().execute  # one cursor for all: each would be an object made and dropped
 
+    def _scan(self, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
+        """Read what is not named by its primary key."""
+        return self._run(text, values)
+
     def get_authorization(self, account: str, syssn: str) -> Authorization | None:
         row = self._run(_GET_AUTHORIZATION, (account, syssn)).fetchone()
         return authorization_of(row) if row else None
@@ -126,25 +136,25 @@ class SqliteTransaction:
         return entry_of(row) if row else None
 
     def get_unresolved(self, account: str, authorization: str) -> Sequence[Entry]:
-        return tuple(map(entry_of, self._run(_GET_UNRESOLVED, (account, authorization))))
+        return tuple(map(entry_of, self._scan(_GET_UNRESOLVED, (account, authorization))))
 
     def get_doubts(self, account: str, at: datetime, after: After | None, limit: int) -> Sequence[Entry]:
         place = (micros(after.moment), after.idempotency_key) if after else (-(2**62), "")
-        return tuple(map(entry_of, self._run(_GET_DOUBTS, (account, micros(at), *place, limit))))
+        return tuple(map(entry_of, self._scan(_GET_DOUBTS, (account, micros(at), *place, limit))))
 
     def get_events(self, account: str, idempotency_key: str) -> Sequence[Event]:
-        return tuple(map(event_of, self._run(_GET_EVENTS, (account, idempotency_key))))
+        return tuple(map(event_of, self._scan(_GET_EVENTS, (account, idempotency_key))))
 
     def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
-        row = self._run(_GET_BY_NUMBER, (account, out_trade_no)).fetchone()
+        row = self._scan(_GET_BY_NUMBER, (account, out_trade_no)).fetchone()
         return entry_of(row) if row else None
 
     def owns_movement(self, account: str, idempotency_key: str) -> bool:
-        found = self._run(_OWNS_MOVEMENT, (account, idempotency_key)).fetchone()
+        found = self._scan(_OWNS_MOVEMENT, (account, idempotency_key)).fetchone()
         return found is not None
 
     def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
-        return tuple(map(entry_of, self._run(_GET_OF_HOLD, (account, authorization))))
+        return tuple(map(entry_of, self._scan(_GET_OF_HOLD, (account, authorization))))
 
     def get_words(self, account: str) -> Mapping[str, Mapping[str, bool]]:
         words: dict[str, dict[str, bool]] = {}
@@ -198,7 +208,7 @@ class SqliteTransaction:
         self, account: str, start: datetime, end: datetime, after: After | None, limit: int
     ) -> Sequence[Entry]:
         place = (micros(after.moment), after.idempotency_key) if after else (micros(start) - 1, "\U0010ffff")
-        return tuple(map(entry_of, self._run(_GET_EXECUTED, (account, *place, micros(end), limit))))
+        return tuple(map(entry_of, self._scan(_GET_EXECUTED, (account, *place, micros(end), limit))))
 
     def get_windows(self, name: str) -> str | None:
         row = self._run("SELECT state FROM windows WHERE name = ?", (name,)).fetchone()
@@ -229,11 +239,11 @@ class SqliteTransaction:
 
     def get_expiring(self, account: str, before: datetime, default_window: timedelta | None) -> Sequence[Authorization]:
         default = plain(default_window)
-        rows = self._run(_GET_EXPIRING, (account, default, micros(before), default))
+        rows = self._scan(_GET_EXPIRING, (account, default, micros(before), default))
         return tuple(map(authorization_of, rows))
 
     def put_authorization(self, authorization: Authorization) -> None:
-        if self._run(_PUT_SUMS, sums_of(authorization)).rowcount == 0:
+        if self._run(PUT_SUMS, sums_of(authorization)).rowcount == 0:
             self._run(_ADD_AUTHORIZATION, values_of(authorization))
 
     def put_movement(self, movement: Movement) -> None:
@@ -241,11 +251,11 @@ class SqliteTransaction:
 
     def put_entry(self, entry: Entry) -> None:
         if entry.state is State.HELD:
-            done = entry.attempt == 1 and self._run(_ADD_HELD, held_values(entry)).rowcount == 1
+            done = entry.attempt == 1 and self._run(_ADD_HELD_ONCE, held_values(entry)).rowcount == 1
         else:
-            done = self._run(_PUT_ENDED, ended_values(entry)).rowcount == 1
+            done = self._run(PUT_ENDED, ended_values(entry)).rowcount == 1
         if not done:
             self._run(_PUT_ENTRY, values_of(entry))
 
     def add_event(self, event: Event) -> None:
-        self._run(_ADD_EVENT, event_values(event))
+        self._run(ADD_EVENT, event_values(event))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from attrs import fields
@@ -27,6 +28,7 @@ from qfpay_preauth._models import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_json_of = json.JSONEncoder().encode  # what json.dumps does, without looking at its options each time
 Row = Sequence[Any]
 
 HELD_COLUMNS = (
@@ -84,13 +86,13 @@ def held_values(entry: Entry) -> Row:
     return (
         entry.account,
         entry.idempotency_key,
-        entry.operation.value,
+        entry.operation._value_,
         entry.authorization,
         entry.syssn,
         entry.amount,
         entry.currency,
         entry.out_trade_no,
-        entry.state.value,
+        entry.state._value_,
         entry.attempt,
         micros(entry.reserved_at),
         micros(entry.send_by),
@@ -103,20 +105,20 @@ def held_values(entry: Entry) -> Row:
 def ended_values(entry: Entry) -> Row:
     """ENDED_COLUMNS of an entry, and its name."""
     return (
-        entry.state.value,
-        entry.why,
+        entry.state._value_,
+        None if entry.why is None else entry.why._value_,
         int(entry.rerunnable),
         entry.result_syssn,
         entry.code,
         entry.message,
         entry.detail,
         None if entry.system_time is None else micros(entry.system_time),
-        None if entry.confirmed_by is None else entry.confirmed_by.value,
+        None if entry.confirmed_by is None else entry.confirmed_by._value_,
         None if entry.concluded_at is None else micros(entry.concluded_at),
         entry.reason,
         entry.attention,
         entry.absences,
-        None if entry.raw is None else json.dumps(dict(entry.raw)),
+        None if entry.raw is None else _json_of(dict(entry.raw)),
         entry.account,
         entry.idempotency_key,
     )
@@ -146,8 +148,8 @@ def event_values(event: Event) -> Row:
         event.kind,
         event.authorization,
         event.idempotency_key,
-        None if event.from_state is None else event.from_state.value,
-        None if event.to_state is None else event.to_state.value,
+        None if event.from_state is None else event.from_state._value_,
+        None if event.to_state is None else event.to_state._value_,
         event.amount,
         event.detail,
     )
@@ -222,6 +224,10 @@ def notice_of(row: Row) -> Notification:
     return Notification(*values)
 
 
+def _raw_of(text: str) -> Mapping[str, Any]:
+    return MappingProxyType(json.loads(text))  # it may be given to several
+
+
 def _readers(**readers: Callable[[Any], Any]) -> list[tuple[int, Callable[[Any], Any]]]:
     place = {name: number for number, name in enumerate(names_of(Entry))}
     return [(place[name], read) for name, read in readers.items()]
@@ -235,4 +241,4 @@ _ALWAYS = _readers(
     doubt_at=moment_of,
     rerunnable=bool,
 )
-_SELDOM = _readers(why=Why, system_time=moment_of, confirmed_by=ConfirmedBy, concluded_at=moment_of, raw=json.loads)
+_SELDOM = _readers(why=Why, system_time=moment_of, confirmed_by=ConfirmedBy, concluded_at=moment_of, raw=_raw_of)

@@ -26,10 +26,11 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
+from qfpay_preauth._passing import passing
 from qfpay_preauth._windows import Claim, Grant
 
 
-@frozen
+@passing
 class Reserved:
     """An entry, and whether this call reserved it (False: it got there first, and no request may be sent).
 

@@ -1,8 +1,8 @@
 """Group commit: one thread, one connection, one transaction for all that waits. No caller's cancellation reaches it.
 
 A job is a synchronous function of one transaction that decides first and writes after, so a job that raises a
-PreauthError has written nothing and the batch goes on. If SQLite itself fails, the batch is rolled back and each of its
-jobs is run again alone, so that one caller's trouble is not another's.
+PreauthError has written nothing and the batch goes on. If SQLite itself fails, be it only as the batch is flushed, the
+batch is rolled back and each of its jobs is run again alone, so that one caller's trouble is not another's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,22 @@ from typing import Any
 from attrs import define, field
 
 from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
+from qfpay_preauth.ledger._sqlite_batch import BatchTransaction, Name
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 
 BATCH_MAX = 512
+GATHER_S = 0.0003
+"""How long a batch waits, once, for those who were in the last one: less than a commit takes."""
 
 
 @define(eq=False)
 class Job:
-    """One verb on its way to the thread and back."""
+    """One verb on its way to the thread and back; `entry` and `movement` are what it will look up for sure."""
 
     work: Callable[[SqliteTransaction], Any]
     writes: bool
+    entry: Name | None
+    movement: Name | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     outcome: Any = None
@@ -41,18 +47,28 @@ class Writer:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
-        self._tx = SqliteTransaction(connection)
+        self._tx = BatchTransaction(connection)
         self._path = path
         self._identity = _identity(path)
         self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._served = 0
         self._closed = False
         self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="qfpay-ledger", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[SqliteTransaction], Any], *, writes: bool) -> Any:
-        """Run one job and return what it returned, once that is durable.
+    def run(
+        self,
+        work: Callable[[SqliteTransaction], Any],
+        *,
+        writes: bool,
+        entry: Name | None = None,
+        movement: Name | None = None,
+    ) -> asyncio.Future[Any]:
+        """Hand over one job; the future has what it returned, once that is durable.
+
+        `entry` and `movement`: what it will look up, if that is known; a batch looks up all of them at once.
 
         Raises:
             LedgerUnavailableError: it could not be read or written, or the ledger is closed.
@@ -61,12 +77,12 @@ class Writer:
         if os.getpid() != self._pid:
             raise LedgerUnavailableError(f"The ledger at {self._path} was opened before this process was forked.")
         loop = asyncio.get_running_loop()
-        job = Job(work, writes, loop, loop.create_future())
+        job = Job(work, writes, entry, movement, loop, loop.create_future())
         with self._closing:
             if self._closed:
                 raise LedgerUnavailableError(f"The ledger at {self._path} is closed.")
             self._jobs.put(job)
-        return await job.future
+        return job.future
 
     async def close(self) -> None:
         """Finish what was accepted, then end the thread and the connection."""
@@ -92,11 +108,15 @@ class Writer:
 
     def _next_batch(self) -> list[Job | None]:
         batch = [self._jobs.get()]
+        if self._jobs.qsize() + 1 < self._served * 3 // 4:
+            # those who were answered together come back together; who comes alone has nobody to wait for
+            time.sleep(GATHER_S)
         while len(batch) < BATCH_MAX:
             try:
                 batch.append(self._jobs.get_nowait())
             except queue.Empty:
                 break
+        self._served = len(batch)
         return batch
 
     def _run_batch(self, jobs: list[Job]) -> None:
@@ -123,23 +143,32 @@ class Writer:
 
     def _finish(self, jobs: list[Job]) -> None:
         try:
+            self._tx.begin(
+                [job.entry for job in jobs if job.entry is not None],
+                [job.movement for job in jobs if job.movement is not None],
+            )
             for job in jobs:
                 self._run_job(job)
+            self._tx.flush()
             self._connection.execute("COMMIT")
         except BaseException:
+            self._tx.forget()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
     def _run_job(self, job: Job) -> None:
         job.outcome, job.error = None, None
-        before = self._connection.total_changes
+        before = self._written()
         try:
             job.outcome = job.work(self._tx)
         except PreauthError as error:
-            if self._connection.total_changes != before:
+            if self._written() != before:
                 raise  # it wrote before it decided: nothing of it may stay
             job.error = error
+
+    def _written(self) -> int:
+        return self._connection.total_changes + self._tx.deferred
 
 
 async def in_own_thread(work: Callable[[], None]) -> None:
@@ -171,7 +200,7 @@ def _end(future: asyncio.Future[None], error: BaseException | None) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

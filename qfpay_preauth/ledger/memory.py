@@ -25,7 +25,6 @@ from qfpay_preauth._models import (
 from qfpay_preauth._windows import Claim, Grant
 from qfpay_preauth.errors import ConfigurationError
 from qfpay_preauth.ledger import _observe, _verbs
-from qfpay_preauth.ledger._rules import changed
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
 
 
@@ -195,8 +194,7 @@ class MemoryLedger(Ledger):
         return self._movements.get((account, syssn))
 
     def get_entry(self, account: str, idempotency_key: str) -> Entry | None:
-        entry = self._entries.get((account, idempotency_key))
-        return entry if entry is None or entry.raw is None else changed(entry, raw=dict(entry.raw))
+        return self._entries.get((account, idempotency_key))
 
     def get_unresolved(self, account: str, authorization: str) -> Sequence[Entry]:
         return tuple(self._unresolved.get((account, authorization), {}).values())

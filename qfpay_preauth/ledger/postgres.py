@@ -28,6 +28,7 @@ from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError, Pre
 from qfpay_preauth.ledger import _observe, _postgres_plans, _postgres_schema, _verbs
 from qfpay_preauth.ledger._postgres_lane import Job, Kind, no_plan
 from qfpay_preauth.ledger._postgres_reads import Reads
+from qfpay_preauth.ledger._postgres_recent import Recall, Recent
 from qfpay_preauth.ledger._postgres_snapshot import Snapshot, Wants
 from qfpay_preauth.ledger._postgres_source import (
     DEFAULT_SCHEMA,
@@ -55,10 +56,11 @@ class _Desk:
 
     def __init__(self, source: Source, schema: str) -> None:
         self.loop = asyncio.get_running_loop()
-        self.writes = Line(source, schema, Kind.WRITE)
-        self.evidence = Line(source, schema, Kind.WEIGH)
-        self.reads = Line(source, schema, Kind.READ)
-        self.draws = Line(source, schema, Kind.WRITE)
+        recent = Recent()
+        self.writes = Line(source, schema, Kind.WRITE, recent)
+        self.evidence = Line(source, schema, Kind.WEIGH, recent)
+        self.reads = Line(source, schema, Kind.READ, recent)
+        self.draws = Line(source, schema, Kind.WRITE, recent)
 
     async def close(self) -> None:
         for line in (self.writes, self.evidence, self.reads, self.draws):
@@ -172,8 +174,14 @@ class PostgresLedger(Ledger):
         outcome: T = await _done(self._desk().evidence, work=work, plan=plan, name=account, rows=rows)
         return outcome
 
-    async def _write(self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]], *name: str) -> T:
-        outcome: T = await _done(self._desk().writes, work=work, plan=plan, name=name or None)
+    async def _write(
+        self,
+        work: Callable[[Snapshot], T],
+        plan: Callable[[Snapshot], Iterator[Wants]],
+        *name: str,
+        recall: Recall | None = None,
+    ) -> T:
+        outcome: T = await _done(self._desk().writes, work=work, plan=plan, name=name or None, recall=recall)
         return outcome
 
     async def _read(self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]]) -> T:
@@ -193,12 +201,13 @@ class PostgresLedger(Ledger):
 
     async def reserve(self, request: Request) -> Reserved:
         plan = _postgres_plans.reserve(request)
-        return await self._write(lambda tx: _verbs.reserve(tx, request), plan, request.account, request.syssn)
+        hold, recall = (request.account, request.syssn), _postgres_plans.recall_to_reserve(request)
+        return await self._write(lambda tx: _verbs.reserve(tx, request), plan, *hold, recall=recall)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
         plan = _postgres_plans.conclude(entry, verdict)
-        hold = (entry.account, entry.authorization)
-        return await self._write(lambda tx: _observe.conclude(tx, entry, verdict, at), plan, *hold)
+        hold, recall = (entry.account, entry.authorization), _postgres_plans.recall_to_conclude(entry, verdict)
+        return await self._write(lambda tx: _observe.conclude(tx, entry, verdict, at), plan, *hold, recall=recall)
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return await self._read(lambda tx: _verbs.books(tx, account, syssn), _postgres_plans.hold(account, syssn))
@@ -274,9 +283,10 @@ async def _done(
     plan: Callable[[Snapshot], Iterator[Wants]] = no_plan,
     name: Hashable = None,
     rows: int = 0,
+    recall: Recall | None = None,
 ) -> Any:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    line.submit(Job(future, work, asks, plan, name, rows))
+    line.submit(Job(future, work, asks, plan, name, rows, recall))
     return await future
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from qfpay_preauth._models import (
     Authorization,
@@ -25,6 +25,7 @@ from qfpay_preauth._models import (
 from qfpay_preauth._windows import Claim, Grant
 from qfpay_preauth.errors import ConfigurationError, LedgerUnavailableError
 from qfpay_preauth.ledger import _observe, _verbs
+from qfpay_preauth.ledger._sqlite_batch import Name
 from qfpay_preauth.ledger._sqlite_file import connect
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger._store import After, Books, Ledger, Reserved
@@ -67,20 +68,33 @@ class SqliteLedger(Ledger):
         if writer is not None:
             await writer.close()
 
-    async def _run(self, work: Callable[[SqliteTransaction], T], *, writes: bool) -> T:
+    def _run(
+        self,
+        work: Callable[[SqliteTransaction], T],
+        *,
+        writes: bool,
+        entry: Name | None = None,
+        movement: Name | None = None,
+    ) -> Awaitable[T]:
         if self._writer is None:
             raise LedgerUnavailableError(f"The ledger at {self.path} is not open.")
-        outcome: Any = await self._writer.run(work, writes=writes)
-        return outcome  # type: ignore[no-any-return]
+        return self._writer.run(work, writes=writes, entry=entry, movement=movement)
 
     async def register(self, authorization: Authorization) -> Authorization:
         return await self._run(lambda tx: _verbs.register(tx, authorization), writes=True)
 
     async def reserve(self, request: Request) -> Reserved:
-        return await self._run(lambda tx: _verbs.reserve(tx, request), writes=True)
+        name = (request.account, request.idempotency_key)
+        return await self._run(lambda tx: _verbs.reserve(tx, request), writes=True, entry=name)
 
     async def conclude(self, entry: Entry, verdict: Verdict, at: datetime) -> Entry:
-        return await self._run(lambda tx: _observe.conclude(tx, entry, verdict, at), writes=True)
+        account, result = entry.account, verdict.result_syssn
+        return await self._run(
+            lambda tx: _observe.conclude(tx, entry, verdict, at),
+            writes=True,
+            entry=(account, entry.idempotency_key),
+            movement=None if result is None else (account, result),
+        )
 
     async def books(self, account: str, syssn: str) -> Books | None:
         return await self._run(lambda tx: _verbs.books(tx, account, syssn), writes=False)

@@ -13,9 +13,12 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from qfpay_preauth._models import Verdict
+from qfpay_preauth.ledger import _observe, _verbs
+from qfpay_preauth.ledger._sqlite_batch import BatchTransaction
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger.sqlite import SqliteLedger
-from qfpay_preauth.testing._ledger_kit import Scene
+from qfpay_preauth.testing._ledger_kit import Scene, moment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,3 +113,53 @@ async def asked(*verbs: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
     tasks = [asyncio.create_task(verb) for verb in verbs]
     await asyncio.sleep(0)
     return tasks
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+Job = Callable[[SqliteTransaction], Any]
+
+
+def ledger_of(s: Scene) -> SqliteLedger:
+    """The SQLite ledger of a scene."""
+    assert isinstance(s.ledger, SqliteLedger)
+    return s.ledger
+
+
+def transaction_of(s: Scene) -> BatchTransaction:
+    """What the writer of a scene remembers; look at it only while no job is under way."""
+    writer = ledger_of(s)._writer
+    assert writer is not None
+    return writer._tx
+
+
+@contextmanager
+def statements_of(s: Scene) -> Iterator[list[str]]:
+    """What SQLite is told meanwhile."""
+    said: list[str] = []
+    connection_of(ledger_of(s)).set_trace_callback(said.append)
+    yield said
+    connection_of(ledger_of(s)).set_trace_callback(None)
+
+
+async def in_a_batch(s: Scene, *jobs: Job) -> list[Any]:
+    """The jobs' outcomes, in one batch."""
+    async with stalled(ledger_of(s)):
+        tasks = await asked(*(on_thread(ledger_of(s), job) for job in jobs))
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def wished(s: Scene, key: str, amount: int = 100, **more: Any) -> Job:
+    """A job that reserves a capture, or whatever `operation` says."""
+    request = s.request(key, amount=amount, **more)
+    return lambda tx: _verbs.reserve(tx, request).entry
+
+
+def ended_by(s: Scene, key: str, verdict: Verdict, at_s: float = 1) -> Job:
+    """A job that concludes the entry under `key`, if there is one."""
+
+    def conclude(tx: SqliteTransaction) -> Any:
+        entry = tx.get_entry(s.account, key)
+        return entry and _observe.conclude(tx, entry, verdict, moment(at_s))
+
+    return conclude

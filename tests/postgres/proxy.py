@@ -29,6 +29,7 @@ class Proxy:
     def __init__(self, target: tuple[str, int]) -> None:
         self.cuts: deque[Cut] = deque()
         self.commits = 0
+        self.messages = 0
         self.refusing = False
         self.refused = asyncio.Event()
         self.open: set[asyncio.StreamWriter] = set()
@@ -67,6 +68,7 @@ class Proxy:
         self, data: bytes, client: asyncio.StreamWriter, server: asyncio.StreamWriter, silent: list[bool]
     ) -> bool:
         cut = None
+        self.messages += 1
         if data.endswith(b"COMMIT\0"):
             self.commits += 1
             cut = self.cuts.popleft() if self.cuts else None

@@ -8,9 +8,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+from attrs import evolve
 
 from qfpay_preauth._models import Operation, Request
-from qfpay_preauth.ledger import After, _postgres_load, _postgres_plans, _postgres_reads
+from qfpay_preauth.ledger import After, _postgres_load, _postgres_plans, _postgres_reads, _verbs
+from qfpay_preauth.ledger._postgres_flush import Marks, flush_of, locking
 from qfpay_preauth.ledger._postgres_load import Loader
 from qfpay_preauth.ledger._postgres_reads import Reads
 from qfpay_preauth.ledger._postgres_rows import micros
@@ -147,6 +149,37 @@ async def test_reads_lead_to_their_rows_only(
         assert [each for each in used if each.startswith("Seq") and each.endswith(BIG)] == [], name
         assert pages <= 2 * BUFFERS_MAX, (name, pages, used)
         assert index in used or not index.startswith(BIG), name
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["without statistics", "with statistics"])
+async def test_writing_leads_to_its_rows_only(
+    ledger: PostgresLedger, old: asyncpg.Connection[Any], analyzed: bool
+) -> None:
+    """The statements that lock and write find what is there by its key, however much else there is."""
+    if analyzed:
+        await old.execute("ANALYZE")
+    snapshot = await _written(ledger, old)
+    schema = f'"{ledger.schema}"'
+    for statement in (locking(snapshot, schema, "word"), flush_of(snapshot, schema, Marks("w", "", "0" * 24))):
+        (plan,) = json.loads(await old.fetchval(f"EXPLAIN (FORMAT JSON) {statement}"))
+        nodes = list(_nodes(plan["Plan"]))
+        assert [each for each in nodes if each["Node Type"] == "Seq Scan" and each["Relation Name"] in BIG] == []
+    assert {"entries_pkey", "movements_pkey"} <= {each.get("Index Name") for each in nodes}
+
+
+async def _written(ledger: PostgresLedger, connection: asyncpg.Connection[Any]) -> Snapshot:
+    """A new entry, a changed one, and a changed movement."""
+    s, snapshot = Scene(ledger), Snapshot()
+    refund = Request(s.account, "r1", Operation.REFUND, "CAP-1", 10, "REF", moment(0), moment(60), moment(90))
+    wants = Wants(holds={(s.account, HOLD)}, entries={(s.account, "doubt-1"), (s.account, "r1")})
+    wants.movements, wants.unresolved = {(s.account, "CAP-1")}, {(s.account, HOLD)}
+    async with connection.transaction():
+        await Loader(f'"{ledger.schema}"').load(connection, snapshot, wants, lock=True)
+    _verbs.reserve(snapshot, refund)
+    doubt = snapshot.get_entry(s.account, "doubt-1")
+    assert doubt is not None
+    snapshot.put_entry(evolve(doubt, attention="look"))
+    return snapshot
 
 
 def test_every_statement_has_its_plan_tested() -> None:

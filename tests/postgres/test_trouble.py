@@ -241,8 +241,8 @@ async def test_deadlocks_are_run_again(s: Scene, postgres: Server) -> None:
         await other.execute("BEGIN; SET LOCAL deadlock_timeout = '10s'")
         await other.execute(f"UPDATE \"{schema}\".writers SET mark = mark WHERE writer = '{writer}'")
         (task,) = await _asked(s.capture("k1"))
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%writers%'"
-        await until(lambda: beside.fetchval(waiting))
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1"
+        await until(lambda: beside.fetchval(waiting, schema))
         # our transaction holds the hold's lock and waits for its writer's row: together with this a deadlock
         await other.execute(f'SELECT * FROM "{schema}".authorizations FOR UPDATE')
         await other.execute("ROLLBACK")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from qfpay_preauth.errors import LedgerUnavailableError, PreauthError
 from qfpay_preauth.ledger import Ledger
+from qfpay_preauth.ledger._sqlite_batch import BatchTransaction, Name
 from qfpay_preauth.ledger._sqlite_file import SCRIPTS, script
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger.memory import MemoryLedger
@@ -68,7 +69,7 @@ class WatchedMemory(_Watching, MemoryLedger):
         self.written = []
 
 
-class _WatchedTx(_Watching, SqliteTransaction):
+class _WatchedTx(_Watching, BatchTransaction):
     """SQLite's transaction, watched."""
 
 
@@ -91,11 +92,21 @@ class InlineSqlite(SqliteLedger):
     async def close(self) -> None:
         """Nothing to close."""
 
-    async def _run(self, work: Callable[[SqliteTransaction], Any], *, writes: bool) -> Any:
+    async def _run(
+        self,
+        work: Callable[[SqliteTransaction], Any],
+        *,
+        writes: bool,
+        entry: Name | None = None,
+        movement: Name | None = None,
+    ) -> Any:
         self._connection.execute("BEGIN")
         try:
+            self._tx.begin([entry] if entry else [], [movement] if movement else [])
             outcome = work(self._tx)
+            self._tx.flush()
         except BaseException:
+            self._tx.forget()
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
