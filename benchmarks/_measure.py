@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from attrs import frozen
 
 ROUNDS = 9
-SLICE_REQUESTS = 320
+SLICE_REQUESTS, ALONE_REQUESTS = 128, 24
 
 Work = Callable[[int], Awaitable[None]]
 """Does so many requests, with as many callers at once as it was made for."""
@@ -51,7 +52,8 @@ class Figure:
         target: None where the figure is only for information.
         at_most: whether the target is a ceiling; else a floor.
         note: what else the reader should know.
-        series, at: where it stands in a plot.
+        line: which line of the question's plot it belongs to; "" for none.
+        points: where that line goes: (concurrency, ratio), or (entries, cost).
     """
 
     question: str
@@ -60,16 +62,21 @@ class Figure:
     target: float | None = None
     at_most: bool = True
     note: str = ""
-    series: str = ""
-    at: float = 0.0
+    line: str = ""
+    points: tuple[tuple[float, float], ...] = ()
 
     @property
     def excess(self) -> float:
         """By which part it is worse than its target; 0 where it is met."""
-        if self.target is None:
-            return 0.0
-        ratio = self.spread.median / self.target if self.at_most else self.target / max(self.spread.median, 1e-9)
-        return max(0.0, ratio - 1)
+        return 0.0 if self.target is None else self.worse_than(self.target)
+
+    def worse_than(self, bound: float) -> float:
+        """By which part it is worse than `bound`; 0 where it is not."""
+        if not self.at_most:
+            return max(0.0, bound / max(self.spread.median, 1e-9) - 1)
+        if bound == 0:
+            return math.inf if self.spread.median > 0 else 0.0
+        return max(0.0, self.spread.median / bound - 1)
 
 
 @frozen
@@ -100,8 +107,13 @@ async def alternate(works: Mapping[str, Work], count: int, rounds: int) -> dict[
 
 async def _slice(work: Work, count: int) -> Cost:
     gc.collect()  # nobody pays for another's garbage
+    return await cost_of(work(count))
+
+
+async def cost_of(work: Awaitable[object]) -> Cost:
+    """What it takes to await this."""
     cpu, thread, wall = time.process_time(), time.thread_time(), time.perf_counter()
-    await work(count)
+    await work
     return Cost(time.process_time() - cpu, time.thread_time() - thread, time.perf_counter() - wall)
 
 
@@ -119,8 +131,8 @@ def callers(concurrency: int, one: Callable[[int], Awaitable[object]]) -> Work:
 
 
 def requests_in_a_slice(concurrency: int) -> int:
-    """Enough for a slice of some tens of milliseconds, and at least two for each caller."""
-    return max(SLICE_REQUESTS // concurrency, 2) * concurrency
+    """Enough for a slice of some tens of milliseconds, and at least two for each caller; one caller alone is slow."""
+    return ALONE_REQUESTS if concurrency == 1 else max(SLICE_REQUESTS // concurrency, 2) * concurrency
 
 
 def ratio(
@@ -129,6 +141,18 @@ def ratio(
     """Ours ÷ theirs, round by round; `per_second`: of rates, which are the other way round than what they took."""
     pairs = [(of(mine), of(other)) for mine, other in zip(ours, theirs, strict=True)]
     return spread_of([other / mine if per_second else mine / other for mine, other in pairs])
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """How a cost grows with a size: the slope of log(cost) over log(size), by least squares. 0: not at all; 1: with it.
+
+    Raises:
+        ValueError: fewer than two sizes.
+    """
+    if len(sizes) < 2:
+        raise ValueError("an exponent needs at least two sizes")
+    x, y = [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
+    return statistics.linear_regression(x, y).slope
 
 
 def spread_of(values: Sequence[float]) -> Spread:

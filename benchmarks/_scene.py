@@ -6,8 +6,10 @@ import asyncio
 import itertools
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import aiohttp
@@ -48,20 +50,14 @@ def run_on(loop: str, main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a new event loop of this kind: "asyncio" or "uvloop"."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if loop == "uvloop":
-        from uvloop import new_event_loop
-
-        factory = new_event_loop
+        factory = import_module("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
 
 def loops() -> list[str]:
     """The kinds of event loop that are installed here."""
-    try:
-        import uvloop  # noqa: F401 - only whether it is there
-    except ImportError:
-        return ["asyncio"]
-    return ["asyncio", "uvloop"]
+    return ["asyncio", "uvloop"] if find_spec("uvloop") else ["asyncio"]
 
 
 @asynccontextmanager
@@ -94,13 +90,8 @@ async def capturing(url: str, concurrency: int, ledger: str | Ledger) -> AsyncIt
 
 
 def client(url: str, ledger: str | Ledger, *, account: str | None = None, **settings: Any) -> PreauthClient:
-    """A client whose rate budget is no bound; all else as it is by default."""
-    given = Settings(requests_per_second=100_000, requests_per_minute=5_000_000, **settings)
+    """A client whose rate budget is no bound, unless `settings` say so; all else as it is by default."""
+    given = Settings(**{"requests_per_second": 100_000, "requests_per_minute": 5_000_000, **settings})
     return PreauthClient(
         Credentials(APP_CODE, CLIENT_KEY, account=account), base_url=url, ledger=ledger, settings=given
     )
-
-
-def whatever(one: Callable[[], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
-    """A call that does not mind which caller it is."""
-    return lambda caller: one()

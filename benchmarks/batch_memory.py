@@ -1,9 +1,9 @@
-"""`python -m benchmarks.batch_memory`: what a batch adds, in memory and in CPU.
+"""e) What a batch adds, in memory and in CPU.
 
-Memory: the resident size of the process, sampled while rows go through `capture_many` on a SQLite ledger, between row
-10,000 and the end. CPU: of `capture_many` against plain workers that call `capture()` on the same rows, in alternating
-slices; both register each row's hold, and each row has a hold of its own (where rows share holds the batch is the
-cheaper way: it does not let them queue). The stub gateway runs in another process.
+Memory: the resident size of the process, sampled while rows go through `capture_many` on a SQLite ledger, from row
+10,000 on. CPU: of `capture_many` against plain workers that call `capture()` on the same rows, in alternating slices;
+both register each row's hold, and each row has a hold of its own (where rows share holds the batch is the cheaper way:
+it does not let them queue).
 
     python -m benchmarks.batch_memory                    # 1,000,000 rows
     python -m benchmarks.batch_memory --rows 200000      # a few minutes; memory does not depend on how many
@@ -16,50 +16,50 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from qfpay_preauth import BatchRow, Credentials, PreauthClient, RowOutcome, Settings
+from benchmarks import _report
+from benchmarks._measure import ROUNDS, Figure, Plan, Spread, alternate, ratio, spread_of
+from benchmarks._scene import client, run_on, stub
+from qfpay_preauth import BatchRow, PreauthClient, RowOutcome
 
+TITLE = "What a batch adds to the captures in it"
 WORKERS = 16
 PER_HOLD = 4
 WARM_ROWS = 10_000
+ROWS = 20_000
 GROWTH_MAX_MIB = 10.0
-CPU_MAX = 0.05
-SLICE_ROWS = 2_000
-SLICES = 12
+CPU_MAX = 1.05
+SLICE_ROWS = 320
+SAY_EVERY = 100_000
+# a minute's sendings are remembered: no more than this, so that what is seen to grow is not that
+BUDGET: dict[str, Any] = {"requests_per_second": 20_000, "requests_per_minute": 40_000}
+_names = itertools.count()
 
 
-def main() -> int:
+def run(plan: Plan) -> list[Figure]:
+    """Few rows, in the whole run; a short one looks at CPU only."""
+    memory = [] if plan.short else [_memory_figure(ROWS)]
+    return [*memory, _cpu_figure(plan.rounds)]
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
-    with stub() as url, tempfile.TemporaryDirectory() as folder:
-        growth = asyncio.run(_memory(url, Path(folder), rows))
-    with stub() as url, tempfile.TemporaryDirectory() as folder:
-        more = asyncio.run(_cpu(url, Path(folder)))
-    _say(f"memory from row {WARM_ROWS:,} to row {rows:,}: {growth:+.1f} MiB (at most {GROWTH_MAX_MIB:g})")
-    _say(f"CPU per row over plain workers: {more:+.1%} (at most {CPU_MAX:.0%}), median of {SLICES} pairs of slices")
-    return 0 if growth <= GROWTH_MAX_MIB and more < CPU_MAX else 1
-
-
-@contextmanager
-def stub() -> Iterator[str]:
-    """The URL of a stub gateway that runs as long as this."""
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.stub"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        finally:
-            process.kill()
+    given = parser.parse_args(arguments)
+    if given.rows <= WARM_ROWS:
+        parser.error(f"--rows must be more than {WARM_ROWS:,}: what comes before them is not counted")
+    figures = [_memory_figure(given.rows), _cpu_figure(ROUNDS)]
+    print(_report.table(TITLE, figures, {}))
+    return 1 if any(figure.excess for figure in figures) else 0
 
 
 def rows_of(name: str, count: int, per_hold: int) -> Iterator[BatchRow]:
@@ -76,22 +76,22 @@ def rows_of(name: str, count: int, per_hold: int) -> Iterator[BatchRow]:
         )
 
 
-def client_of(url: str, folder: Path) -> PreauthClient:
-    """A client whose budget is no bound; all else as it is by default."""
-    settings = Settings(requests_per_second=20_000, requests_per_minute=40_000)
-    ledger = f"sqlite:///{folder / 'ledger.db'}"
-    return PreauthClient(Credentials("APP", "KEY"), base_url=url, ledger=ledger, settings=settings)
-
-
 # ------------------------------------------------------------------------------------------------ memory
+
+
+def _memory_figure(rows: int) -> Figure:
+    with stub() as url, tempfile.TemporaryDirectory() as folder:
+        growth = asyncio.run(_memory(url, Path(folder), rows))
+    what = f"MiB that the process grows, row {WARM_ROWS:,} to {rows:,}"
+    return Figure("batch_memory", what, spread_of([growth]), GROWTH_MAX_MIB)
 
 
 async def _memory(url: str, folder: Path, count: int) -> float:
     """MiB by which the resident size grows after the first 10,000 rows."""
     warm = peak = 0.0
     began, done = time.monotonic(), 0
-    async with client_of(url, folder) as client:
-        async for outcome in client.capture_many(rows_of("memory", count, PER_HOLD), concurrency=WORKERS):
+    async with client(url, _ledger(folder), **BUDGET) as merchant:
+        async for outcome in merchant.capture_many(rows_of("memory", count, PER_HOLD), concurrency=WORKERS):
             assert outcome.outcome is RowOutcome.EXECUTED, outcome
             done += 1
             if done == WARM_ROWS:
@@ -99,9 +99,9 @@ async def _memory(url: str, folder: Path, count: int) -> float:
                 warm = peak = _resident_mib()
             elif done % 1_000 == 0:
                 peak = max(peak, _resident_mib())
-            if done % 100_000 == 0 or done == WARM_ROWS:
+            if done % SAY_EVERY == 0:
                 rate = done / (time.monotonic() - began)
-                _say(f"{done:>9,} rows, {rate:,.0f} a second, resident {_resident_mib():.1f} MiB")
+                print(f"{done:>9,} rows, {rate:,.0f} a second, resident {_resident_mib():.1f} MiB", flush=True)
     return peak - warm
 
 
@@ -110,36 +110,35 @@ def _resident_mib() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def _ledger(folder: Path) -> str:
+    return f"sqlite:///{folder / 'ledger.db'}"
+
+
 # ------------------------------------------------------------------------------------------------ CPU
 
 
-async def _cpu(url: str, folder: Path) -> float:
-    """By which part a row through the batch costs more CPU than one through plain workers."""
-    ratios = []
-    async with client_of(url, folder) as client:
-        await _batch(client, "warm-b", SLICE_ROWS)
-        await _plain(client, "warm-p", SLICE_ROWS)
-        for number in range(SLICES):
-            pair = [_batch, _plain]
-            costs = {}
-            for way in pair if number % 2 else reversed(pair):
-                costs[way] = await way(client, f"{way.__name__[1]}{number:03}-", SLICE_ROWS)
-            ratios.append(costs[_batch] / costs[_plain])
-    return statistics.median(ratios) - 1
+def _cpu_figure(rounds: int) -> Figure:
+    with stub() as url, tempfile.TemporaryDirectory() as folder:
+        spread = run_on("asyncio", _cpu(url, Path(folder), rounds))
+    return Figure("batch_memory", "CPU of a row ÷ that of one through plain workers", spread, CPU_MAX)
 
 
-async def _batch(client: PreauthClient, name: str, count: int) -> float:
-    """CPU seconds of `count` rows through `capture_many`."""
-    began = time.process_time()
-    async for outcome in client.capture_many(rows_of(name, count, 1), concurrency=WORKERS):
+async def _cpu(url: str, folder: Path, rounds: int) -> Spread:
+    async with client(url, _ledger(folder)) as merchant:
+        works = {"batch": lambda count: _batch(merchant, count), "plain": lambda count: _plain(merchant, count)}
+        costs = await alternate(works, SLICE_ROWS, rounds)
+    return ratio(costs["batch"], costs["plain"], lambda cost: cost.cpu)
+
+
+async def _batch(merchant: PreauthClient, count: int) -> None:
+    """So many rows through `capture_many`."""
+    async for outcome in merchant.capture_many(rows_of(f"b{next(_names)}-", count, 1), concurrency=WORKERS):
         assert outcome.outcome is RowOutcome.EXECUTED, outcome
-    return time.process_time() - began
 
 
-async def _plain(client: PreauthClient, name: str, count: int) -> float:
-    """CPU seconds of the same through workers that call `capture()`."""
-    began = time.process_time()
-    rows = rows_of(name, count, 1)
+async def _plain(merchant: PreauthClient, count: int) -> None:
+    """The same through workers that call `capture()`."""
+    rows = rows_of(f"p{next(_names)}-", count, 1)
 
     async def work() -> None:
         for row in rows:
@@ -147,18 +146,12 @@ async def _plain(client: PreauthClient, name: str, count: int) -> float:
             assert row.currency is not None
             assert row.out_trade_no is not None
             assert row.amount is not None
-            await client.register_authorization(
+            await merchant.register_authorization(
                 row.syssn, row.authorized_amount, row.currency, out_trade_no=row.out_trade_no
             )
-            await client.capture(row.syssn, row.amount, idempotency_key=row.idempotency_key)
+            await merchant.capture(row.syssn, row.amount, idempotency_key=row.idempotency_key)
 
     await asyncio.gather(*(work() for _ in range(WORKERS)))
-    return time.process_time() - began
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks._measure import Cost, Figure, Plan, alternate, ratio, requests_in_a_slice
+from benchmarks._plot import COLOURS, Line, chart
 from benchmarks._postgres import postgres_url
 from benchmarks._scene import bare, capturing, loops, run_on, stub
 
@@ -50,9 +51,23 @@ def _figures(costs: Mapping[str, list[Cost]], concurrency: int, loop: str) -> li
             ratio(costs[name], costs["bare"], lambda cost: cost.cpu),
             (TARGETS if concurrency > 1 else ONE_AT_A_TIME).get(name),
             note=f"event loop's thread alone {ratio(costs[name], costs['bare'], lambda cost: cost.thread).median:.2f}",
-            series=f"{name} ({loop})",
-            at=concurrency,
+            line=f"{name}, {loop}",
+            points=((concurrency, ratio(costs[name], costs["bare"], lambda cost: cost.cpu).median),),
         )
         for name in costs
         if name != "bare"
     ]
+
+
+def plots(figures: Sequence[Figure]) -> dict[str, str]:
+    """The ratio over concurrency: a line for each ledger and event loop, a dotted one for each target."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for figure in figures:
+        found.setdefault(figure.line, []).extend(figure.points)
+    lines = []
+    for name, points in found.items():
+        ledger, _, loop = name.partition(", ")
+        colour = COLOURS[list(TARGETS).index(ledger)]
+        usual = loop == "asyncio"
+        lines.append(Line(name, points, colour, dashed=not usual, target=TARGETS[ledger] if usual else None))
+    return {"capture": chart(TITLE, ("captures at once", "dotted: the targets at 16 or more at once"), lines)}

@@ -3,14 +3,17 @@
     python -m benchmarks.stub
 
 A capture gets the answer of QFPay's sample with its own original, amount and currency and a fresh syssn; an enquiry
-gets its page of the rows that were put there; everything else (the peers' requests) one fixed answer.
+gets its page of the rows that were put there, and /enquiries tells how many there were since; everything else (the
+peers' requests) one fixed answer.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
 from collections.abc import Callable
+from importlib import import_module
 from itertools import count
 from urllib.parse import parse_qsl
 
@@ -28,6 +31,7 @@ _OTHER = b'{"id":"pi_1","object":"payment_intent","amount":1000,"currency":"hkd"
 
 _numbers = count(1)
 _rows: list[dict[str, str]] = []
+_asked = 0
 
 
 def answer(path: bytes, body: bytes) -> bytes:
@@ -39,19 +43,42 @@ def answer(path: bytes, body: bytes) -> bytes:
     elif path == b"/trade/v1/query":
         content = _page(dict(parse_qsl(body.decode())))
     elif path == b"/rows":
-        _rows[:] = json.loads(body)
-        content = b"{}"
+        content = _put(json.loads(body))
+    elif path == b"/enquiries":
+        content = b"%d" % _asked
     else:
         content = _OTHER
     return b"%b%d\r\n\r\n%b" % (_HEAD, len(content), content)
 
 
+def _put(rows: list[dict[str, str]]) -> bytes:
+    global _asked  # noqa: PLW0603 - the process is the stub
+    _asked = 0
+    _rows[:] = sorted(rows, key=_moment)
+    return b"{}"
+
+
 def _page(asked: dict[str, str]) -> bytes:
+    global _asked  # noqa: PLW0603 - as above
+    _asked += 1
     first = (int(asked["page"]) - 1) * int(asked["page_size"])
-    months = asked["start_time"], asked["end_time"]
-    rows = [row for row in _rows if months[0] <= row["sysdtm"] <= months[1]]
-    page = rows[first : first + int(asked["page_size"])]
+    page = _found(asked)[first : first + int(asked["page_size"])]
     return json.dumps({"respcd": "0000", "resperr": "", "data": page}).encode()
+
+
+def _found(asked: dict[str, str]) -> list[dict[str, str]]:
+    """The rows of the window; with ids, those of them that the enquiry names."""
+    start = bisect.bisect_left(_rows, asked["start_time"], key=_moment)
+    rows = _rows[start : bisect.bisect_right(_rows, asked["end_time"], key=_moment)]
+    for name in ("syssn", "out_trade_no"):
+        if name in asked:
+            named = set(asked[name].split(","))
+            rows = [row for row in rows if row.get(name) in named]
+    return rows
+
+
+def _moment(row: dict[str, str]) -> str:
+    return row["sysdtm"]
 
 
 class Stub(asyncio.Protocol):
@@ -84,10 +111,10 @@ async def _serve() -> None:
 def main() -> None:
     """Serve until killed, on uvloop where it is installed."""
     try:
-        from uvloop import new_event_loop
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
     except ImportError:
-        from asyncio import new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve())
 
 
