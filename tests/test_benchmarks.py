@@ -335,6 +335,15 @@ async def test_one_transaction_per_step_is_one_commit_for_each(tmp_path: Path) -
     assert statements.count("COMMIT") <= 16
 
 
+@pytest.mark.parametrize(("share", "target"), [(0.1, None), (1.0, 4.0)])
+def test_where_an_fsync_is_free_no_target_holds(share: float, target: float | None) -> None:
+    """On a disk that keeps nothing there is nothing to share, so group commit is held to nothing."""
+    one, some = [Cost(1, 1, 1)] * 3, [Cost(share, share, share)] * 3
+    fsync = pairs._fsync_figure({"bare": one, "append": some})
+    costs = {name: one for name in ("bare", "memory", "sqlite", "sqlite, by steps")}
+    assert [figure.target for figure in pairs._figures(costs, 16, pairs._targets(fsync))] == [target, None]
+
+
 @pytest.mark.parametrize(("name", "writer"), [("sqlite", "_writer"), ("postgresql", "_postgres_writer")])
 def test_group_commit_comes_back(name: str, writer: str) -> None:
     """A batch is bounded by one job for as long as it is measured, and by what it was afterwards."""
