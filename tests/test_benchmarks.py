@@ -335,12 +335,21 @@ async def test_one_transaction_per_step_is_one_commit_for_each(tmp_path: Path) -
     assert statements.count("COMMIT") <= 16
 
 
+@pytest.mark.parametrize(("cpu", "target"), [(0.001, None), (1.0, 0.1)])
+def test_what_costs_next_to_nothing_is_held_to_no_exponent(cpu: float, target: float | None) -> None:
+    """A verb that costs a few cache misses grows by chance; one that costs something must not grow."""
+    costs = {("entry", size): [Cost(cpu, cpu, cpu)] * 3 for size in (1_000, 10_000)}
+    figure = growth._figure("sqlite", "entry", (1_000, 10_000), {**costs, ("bare", 0): [Cost(1, 1, 1)] * 3})
+    assert figure.target == target
+    assert figure.spread.median == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize(("share", "target"), [(0.1, None), (1.0, 4.0)])
 def test_where_an_fsync_is_free_no_target_holds(share: float, target: float | None) -> None:
     """On a disk that keeps nothing there is nothing to share, so group commit is held to nothing."""
     one, some = [Cost(1, 1, 1)] * 3, [Cost(share, share, share)] * 3
     fsync = pairs._fsync_figure({"bare": one, "append": some})
-    costs = {name: one for name in ("bare", "memory", "sqlite", "sqlite, by steps")}
+    costs = dict.fromkeys(("bare", "memory", "sqlite", "sqlite, by steps"), one)
     assert [figure.target for figure in pairs._figures(costs, 16, pairs._targets(fsync))] == [target, None]
 
 
