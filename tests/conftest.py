@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Load the simulator's plugin from the tree where the package is not installed."""
+    """Load the simulator's plugin from the tree where the package is not installed; let Ctrl-C reach the commands."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # a shell's background job ignores it, and the processes that the tests start and interrupt would as well
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not config.pluginmanager.hasplugin("qfpay_preauth"):
         from qfpay_preauth.testing import pytest_plugin
 

@@ -11,9 +11,7 @@ import pytest
 
 from benchmarks import _history, growth, pairs
 from benchmarks._ledgers import Book, one_transaction_per_step, opened
-from benchmarks._measure import (
-    Cost,
-)
+from benchmarks._measure import Cost
 from qfpay_preauth.ledger.sqlite import SqliteLedger
 from tests.ledger.kit import connection_of
 
