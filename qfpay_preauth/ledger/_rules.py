@@ -10,14 +10,11 @@ which neither capture nor unfreeze is possible) and Payment API, Refund.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, TypeVar
 
-from attrs import fields
+from attrs import evolve
 
 from qfpay_preauth._models import (
     Authorization,
@@ -43,26 +40,6 @@ from qfpay_preauth.errors import (
     OverCaptureError,
     OverRefundError,
 )
-
-V = TypeVar("V")
-
-
-def changed(value: V, **changes: Any) -> V:
-    """`attrs.evolve` for the values of the books, in less time: every operation changes several of them."""
-    kind: Any = type(value)
-    place, read = _fields(kind)
-    values = list(read(value))
-    for name, new in changes.items():
-        values[place[name]] = new
-    changed_value: V = kind(*values)
-    return changed_value
-
-
-@cache
-def _fields(kind: Any) -> tuple[Mapping[str, int], Callable[[Any], tuple[Any, ...]]]:
-    names = [each.name for each in fields(kind)]
-    return {name: number for number, name in enumerate(names)}, attrgetter(*names)
-
 
 LEGAL_MOVES: Mapping[State, frozenset[State]] = {
     State.HELD: frozenset({State.IN_DOUBT, State.EXECUTED, State.NOT_EXECUTED}),
@@ -281,10 +258,10 @@ def concluded(stored: Entry, verdict: Verdict, at: datetime, owner: Movement | N
     taken = _taken_by_another(stored, owner)
     if verdict.judgement in (Judgement.EXECUTED, Judgement.IN_DOUBT) and taken:
         detail = f"syssn {verdict.result_syssn} already belongs to {taken}"
-        doubt = changed(verdict, judgement=Judgement.IN_DOUBT, result_syssn=None, detail=detail, mismatch=True)
+        doubt = evolve(verdict, judgement=Judgement.IN_DOUBT, result_syssn=None, detail=detail, mismatch=True)
         return Conclusion(_moved(stored, doubt, at), detail)
     if taken:
-        verdict = changed(verdict, result_syssn=None)  # a refusal takes nobody's id
+        verdict = evolve(verdict, result_syssn=None)  # a refusal takes nobody's id
     return Conclusion(_moved(stored, verdict, at), verdict.detail if verdict.mismatch else None)
 
 
@@ -392,7 +369,7 @@ def _with_sums(
 def end_refund_claim(capture: Movement, entry: Entry) -> Movement:
     """The capture after a refund of it ended."""
     done = entry.amount if entry.state is State.EXECUTED else 0
-    return changed(capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done)
+    return evolve(capture, refund_claimed=capture.refund_claimed - entry.amount, refunded=capture.refunded + done)
 
 
 def balance_of(authorization: Authorization, unresolved: Sequence[Entry], at: datetime) -> Balance:

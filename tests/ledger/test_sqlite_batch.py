@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,6 @@ from .kit import (
     statements_of,
     wished,
 )
-
-
-@pytest.fixture
-async def s(tmp_path: Path) -> AsyncIterator[Scene]:
-    """A scene with one hold on a SQLite ledger."""
-    ledger, scene = await opened(tmp_path)
-    await scene.hold()
-    yield scene
-    await ledger.close()
-
 
 YES = Verdict(Judgement.EXECUTED, code="0000", result_syssn="CAP-1", raw={"syssn": "CAP-1"})
 LOST = Verdict(Judgement.IN_DOUBT, detail="the answer was lost")

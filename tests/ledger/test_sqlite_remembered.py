@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,16 +21,7 @@ from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
 from qfpay_preauth.ledger.sqlite import SqliteLedger
 from qfpay_preauth.testing._ledger_kit import HOLD, Scene, moment
 
-from .kit import asked, in_a_batch, ledger_of, on_thread, opened, sql, stalled, statements_of, transaction_of, wished
-
-
-@pytest.fixture
-async def s(tmp_path: Path) -> AsyncIterator[Scene]:
-    """A scene with one hold on a SQLite ledger."""
-    ledger, scene = await opened(tmp_path)
-    await scene.hold()
-    yield scene
-    await ledger.close()
+from .kit import asked, in_a_batch, ledger_of, on_thread, sql, stalled, statements_of, transaction_of, wished
 
 
 @pytest.fixture
