@@ -1,9 +1,9 @@
 """One POST on aiohttp's own connections, read by aiohttp's own parser, without what else `session.post` does.
 
 `session.post` prepares for redirects, cookies, middlewares, traces, encodings and uploads, and writes the body from a
-task of its own: half of what a POST costs, and none of it is ever used for a signed request that must leave once. What
-is called instead aiohttp does not document for this use: its connector's `connect`, a connection's `protocol`, and the
-parser behind that. So it is done only with the versions of aiohttp on which the contract tests were passed.
+task of its own: more than half of what a POST costs, and none of it is ever used for a signed request that must leave
+once. What is called instead aiohttp does not document for this use: its connector's `connect`, a connection's
+`protocol`, and its parser. So it is done only with the versions of aiohttp on which the contract tests were passed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
-from aiohttp.connector import Connection
 from aiohttp.http import SERVER_SOFTWARE
-from multidict import CIMultiDictProxy
 from yarl import URL
+
+from qfpay_preauth._line import Line
 
 TESTED = ("3.14.5",)
 """The versions of aiohttp on which the tests of both ways were passed; with any other, `session.post` serves."""
@@ -29,7 +29,7 @@ def serves(session: aiohttp.ClientSession, version: str = aiohttp.__version__) -
 
     A proxy needs `session.post`, and so do those who want to be told of requests (OpenTelemetry, Sentry).
     """
-    return version.startswith(TESTED) and not session.trust_env and not session.trace_configs
+    return version in TESTED and not session.trust_env and not session.trace_configs
 
 
 def mocked() -> bool:
@@ -37,17 +37,25 @@ def mocked() -> bool:
     return getattr(aiohttp.ClientSession._request, "__globals__", None) is not _AIOHTTP
 
 
-class Line:
-    """Posts to one gateway over the connections of an aiohttp session."""
+class Lines:
+    """The lines to one gateway: at most `most` at once, each kept for the next request for `keepalive_s`."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, most: int, keepalive_s: float, body_max: int
+    ) -> None:
         assert session.connector is not None  # noqa: S101 - the session was just made
         self._connector = session.connector
+        self._loop = asyncio.get_running_loop()
         where = URL(url)
         # never sent itself: it names the host, the port and the way (TLS or not) to the connector
-        self._host = ClientRequest("POST", where, loop=asyncio.get_running_loop(), session=session)
+        self._host = ClientRequest("POST", where, loop=self._loop, session=session)
         self._path = where.raw_path.rstrip("/")
         self._always = f"Host: {where.host_port_subcomponent}\r\nAccept: */*\r\nUser-Agent: {SERVER_SOFTWARE}\r\n"
+        self._room = asyncio.Semaphore(most)
+        self._keepalive_s = keepalive_s
+        self._body_max = body_max
+        self._idle: list[Line] = []
+        self._sweeper: asyncio.TimerHandle | None = None
 
     def head(self, path: str, headers: Mapping[str, str], length: int) -> bytes:
         """The request's first line and headers."""
@@ -55,35 +63,57 @@ class Line:
         head = f"POST {self._path}{path} HTTP/1.1\r\n{self._always}{own}\r\nContent-Length: {length}\r\n\r\n"
         return head.encode("ascii")
 
-    async def connection(self, timeout: aiohttp.ClientTimeout) -> Connection:
-        """A connection on which nothing waits to be read."""
+    async def line(self, timeout: aiohttp.ClientTimeout) -> Line:
+        """A line for one request, to be given back; waits where all are in use."""
+        await self._room.acquire()
+        try:
+            fresh = self._loop.time() - self._keepalive_s
+            while self._idle:
+                line = self._idle.pop()
+                if line.usable and line.idle_since >= fresh:
+                    return line
+                line.close()
+            return await self._new(timeout)
+        except BaseException:
+            self._room.release()
+            raise
+
+    async def _new(self, timeout: aiohttp.ClientTimeout) -> Line:
         while True:
             connection = await self._connector.connect(self._host, traces=[], timeout=timeout)
-            if connection.protocol is not None and not connection.protocol.should_close:
-                return connection
-            connection.close()  # somebody spoke on it while nobody had asked: that is no answer to what comes next
+            if connection.protocol is not None and connection.protocol.transport is not None:
+                line = Line(connection, self._loop, self._body_max)
+                if line.usable:
+                    return line
+            connection.close()
 
-    @staticmethod
-    def send(connection: Connection, data: bytes) -> None:
-        """Make the connection ready for an answer, and give it the request."""
-        protocol = connection.protocol
-        assert protocol is not None  # noqa: S101 - `connection` has looked, and nobody was awaited since
-        assert protocol.transport is not None  # noqa: S101
-        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-        protocol.transport.write(data)
+    def give_back(self, line: Line) -> None:
+        """The request has ended; the line is kept if nothing is left of it."""
+        self._room.release()
+        if not line.usable:
+            line.close()
+            return
+        line.idle_since = self._loop.time()
+        self._idle.append(line)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._keepalive_s, self._sweep)
 
-    @staticmethod
-    async def answer(connection: Connection, limit: int) -> tuple[int, CIMultiDictProxy[str], bytes | None]:
-        """Status, headers and whole body (None: longer than `limit`); raises where there is none, or it was cut."""
-        protocol = connection.protocol
-        assert protocol is not None  # noqa: S101 - the request was just sent on it
-        while True:
-            message, payload = await protocol.read()
-            if not 100 <= message.code <= 199 or message.code == 101:
-                break
-        chunks = [await payload.readany()]
-        size = len(chunks[0])
-        while size <= limit and not payload.at_eof():
-            chunks.append(await payload.readany())
-            size += len(chunks[-1])
-        return message.code, message.headers, b"".join(chunks) if size <= limit else None
+    def close(self) -> None:
+        """Let go of the idle ones; those in use are let go of as they are given back."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for line in self._idle:
+            line.close()
+        self._idle.clear()
+
+    def _sweep(self) -> None:
+        """Close what nobody has used for too long."""
+        self._sweeper = None
+        now = self._loop.time()
+        kept = [line for line in self._idle if line.usable and now - line.idle_since < self._keepalive_s]
+        for line in self._idle:
+            if line not in kept:
+                line.close()
+        self._idle = kept
+        if kept:
+            self._sweeper = self._loop.call_at(kept[0].idle_since + self._keepalive_s, self._sweep)

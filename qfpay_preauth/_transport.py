@@ -16,7 +16,7 @@ from aiohttp.payload import BytesPayload
 from qfpay_preauth import _direct
 from qfpay_preauth._clock import Clock
 from qfpay_preauth._deadlines import Deadlines
-from qfpay_preauth._direct import Line
+from qfpay_preauth._direct import Lines
 from qfpay_preauth._json import masked
 from qfpay_preauth._models import Answer, Delivery, NotSent, SignedRequest, Unknown
 from qfpay_preauth._settings import Settings
@@ -94,13 +94,25 @@ class Transport:
             trust_env=settings.trust_env,
         )
         self._connecting = aiohttp.ClientTimeout(sock_connect=settings.timeout_connect_s)
-        self._line = Line(self._session, url) if _direct.serves(self._session) else None
+        self._lines = self._make_lines() if _direct.serves(self._session) else None
         self._deadlines = Deadlines(asyncio.get_running_loop())
+
+    def _make_lines(self) -> Lines:
+        settings = self._settings
+        return Lines(
+            self._session,
+            self._url,
+            most=settings.connections_max,
+            keepalive_s=settings.keepalive_s,
+            body_max=settings.response_bytes_max,
+        )
 
     async def close(self) -> None:
         """Close the session and its connections."""
         self._deadlines.close()
         await self._session.close()
+        if self._lines is not None:
+            self._lines.close()
 
     def body(self, request: SignedRequest, permit: Permit, refusal: Callable[[], str | None]) -> Body:
         """The body of one attempt; `refusal` is asked when its first byte is taken, and may still say why not."""
@@ -117,23 +129,20 @@ class Transport:
             return _delivery_of(error, body)
 
     async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
-        line = self._line
-        if line is None or _direct.mocked():
+        lines = self._lines
+        if lines is None or _direct.mocked():
             return await self._post_by_session(request, body, total_s)
         with self._deadlines.within(total_s):
-            connection = await line.connection(self._connecting)
+            line = await lines.line(self._connecting)
             try:
-                head = line.head(request.path, request.headers, len(request.body))
-                line.send(connection, head + body.hand_over())
-                status, headers, content = await line.answer(connection, self._settings.response_bytes_max)
+                head = lines.head(request.path, request.headers, len(request.body))
+                status, headers, content = await line.ask(head + body.hand_over())
             except BaseException:
-                connection.close()
+                line.close()
                 raise
-        if content is None:
-            connection.close()
-            return _too_long(status)
-        connection.release()
-        return Answer(status, headers, content)
+            finally:
+                lines.give_back(line)
+        return _too_long(status) if content is None else Answer(status, headers, content)
 
     async def _post_by_session(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
         response = await self._session.post(

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from qfpay_preauth._direct import Line
+from qfpay_preauth._line import Line
 from qfpay_preauth._models import Answer
 from qfpay_preauth._transport import Body, Transport
 from qfpay_preauth.ledger import _sqlite_file, _writer
@@ -60,7 +60,7 @@ def arm(order: str) -> None:
     _around(SqliteLedger, "conclude", reached, "concluding", "concluded")
     _around(SqliteLedger, "observe", reached, "observing", "observed")
     _before(Body, "hand_over", reached, "handing")
-    _after(Line, "send", reached, "handed")
+    _after(Line, "ask", reached, "handed")
     _around(Transport, "exchange", reached, "", "answered", lambda delivery: isinstance(delivery, Answer))
     _after(Writer, "_run_job", reached, "written")
     _before(_writer, "_deliver", reached, "committed")
