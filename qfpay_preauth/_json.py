@@ -97,11 +97,9 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
         shown = name if name in plain else _kept_name(name)
         if shown is None:
             continue
-        if type(value) is str and value.isprintable():  # most are so, and have little to be cleaned or masked
-            short = len(value) < _DIGITS_MIN
-            kept[shown] = value if short else clean(value) if name in ids else masked(value)
-        else:
-            kept[shown] = _kept(value, is_id=name in ids)
+        # most are so, and there is nothing to be cleaned or masked in them
+        short = type(value) is str and len(value) < _DIGITS_MIN and value.isprintable()
+        kept[shown] = value if short else _kept(value, is_id=name in ids)
     return kept
 
 

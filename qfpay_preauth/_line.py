@@ -7,9 +7,10 @@ the stream and the two futures that `session.post` puts between the parser and w
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import ClientOSError, ClientPayloadError, ServerDisconnectedError
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.connector import Connection
 from aiohttp.http import HttpResponseParser
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -18,10 +19,11 @@ from multidict import CIMultiDictProxy
 Reply = tuple[int, CIMultiDictProxy[str], bytes | None]
 """Status, headers and whole body; None: it was longer than allowed."""
 
+BUFFER_BYTES = 16_384  # the answer to a write takes less than one; an enquiry's page takes some
 _NO_BODY = frozenset([204, 304])  # RFC 9110, 6.4.1: these have none, whatever their headers say
 
 
-class Line(asyncio.Protocol):
+class Line(asyncio.BufferedProtocol):
     """One connection for one request after another; `usable` until anything happens that leaves doubt about it."""
 
     def __init__(self, connection: Connection, loop: asyncio.AbstractEventLoop, body_max: int) -> None:
@@ -38,12 +40,14 @@ class Line(asyncio.Protocol):
         self._parser: Any = None
         self._message: Any = None
         self._payload: Any = None
+        # a buffer of its own: asyncio would make one of 256 KiB for each answer
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._transport.set_protocol(self)
 
     def ask(self, data: bytes) -> asyncio.Future[Reply]:
         """Send a request; the future has its answer, or the error that kept it from coming whole."""
         self._parser = HttpResponseParser(
-            self,
+            cast(BaseProtocol, self),  # all that it asks of it is to pause and to go on
             self._loop,
             self._body_max,
             payload_exception=ClientPayloadError,
@@ -62,14 +66,18 @@ class Line(asyncio.Protocol):
 
     # ------------------------------------------------------------------ what asyncio tells
 
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio.BufferedProtocol."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio.BufferedProtocol."""
         asked = self._asked
         if asked is None or asked.done():
             self.close()  # somebody spoke while nobody had asked: that is no answer to what comes next
             return
         try:
-            messages, upgraded, _ = self._parser.feed_data(data)
+            messages, upgraded, _ = self._parser.feed_data(bytes(self._buffer[:nbytes]))
             for message, payload in messages:
                 self._begin(message, payload)
         except Exception as error:
@@ -80,7 +88,7 @@ class Line(asyncio.Protocol):
             self._look(asked)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
+        """See asyncio.BufferedProtocol."""
         self.usable = False
         self._protocol.connection_lost(exc)
         asked = self._asked
@@ -131,9 +139,9 @@ class Line(asyncio.Protocol):
         if exc is None and self._message is not None:
             self._look(asked)
         if not asked.done():
-            error = ServerDisconnectedError() if exc is None else ClientOSError(*exc.args)
-            error.__cause__ = exc
-            asked.set_exception(error)
+            ended = ServerDisconnectedError() if exc is None else ClientOSError(*exc.args)
+            ended.__cause__ = exc
+            asked.set_exception(ended)
 
     def _fail(self, error: BaseException) -> None:
         self.usable = False

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from qfpay_preauth._passing import passing
+from qfpay_preauth._frozen import passing, sealed
 
 
 class Operation(enum.StrEnum):
@@ -50,7 +50,7 @@ class ConfirmedBy(enum.StrEnum):
 # ------------------------------------------------------------------------------------------------ books
 
 
-@frozen
+@sealed
 class Authorization:
     """A customer's held sum and what became of it; all amounts int minor units of `currency`.
 
@@ -90,7 +90,7 @@ class Authorization:
         return None if window is None else (self.authorized_at or self.registered_at) + window
 
 
-@frozen
+@sealed
 class Movement:
     """One transaction id of the gateway and whom it belongs to: the hold, an entry, or nobody here (foreign)."""
 
@@ -106,7 +106,7 @@ class Movement:
     foreign_refunded: int = 0
 
 
-@frozen
+@sealed
 class Entry:
     """One operation under one idempotency key.
 
@@ -309,7 +309,7 @@ class PaymentIntent:
     raw: Mapping[str, Any] = field(factory=dict, repr=False)
 
 
-@frozen
+@sealed
 class Transaction:
     """One row of the gateway's transaction enquiry; `code` is the transaction's own, fields may be None.
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from attrs import evolve
 
+from qfpay_preauth._frozen import passing
 from qfpay_preauth._models import (
     Authorization,
     Balance,
@@ -29,7 +30,6 @@ from qfpay_preauth._models import (
     Verdict,
     Why,
 )
-from qfpay_preauth._passing import passing
 from qfpay_preauth.errors import (
     AlreadyUnfrozenError,
     AuthorizationClosedError,

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from attrs import frozen
 
+from qfpay_preauth._frozen import passing
 from qfpay_preauth._models import (
     Authorization,
     Discrepancy,
@@ -26,7 +27,6 @@ from qfpay_preauth._models import (
     Transaction,
     Verdict,
 )
-from qfpay_preauth._passing import passing
 from qfpay_preauth._windows import Claim, Grant
 
 
