@@ -99,17 +99,15 @@ class BatchTransaction(SqliteTransaction):
 
     def flush(self) -> None:
         """Write what waits."""
-        for name, before in self._sums.items():
-            self._write_sums(before, self._holds[name])
-        self._sums.clear()
-        self._insert(ADD_HELD, map(held_values, self._held.values()))
+        if self._sums:
+            self._flush_sums()
+        self._write(many.insert, ADD_HELD, list(map(held_values, self._held.values())))
         self._held.clear()
-        for entry in self._ended.values():
-            self._write(PUT_ENDED, ended_values(entry), 1)
+        self._write(many.update, PUT_ENDED, list(map(ended_values, self._ended.values())))
         self._ended.clear()
-        self._insert(ADD_MOVEMENT, map(movement_values, self._owned.values()))
+        self._write(many.insert, ADD_MOVEMENT, list(map(movement_values, self._owned.values())))
         self._owned.clear()
-        self._insert(ADD_EVENT, map(event_values, self._events))
+        self._write(many.insert, ADD_EVENT, list(map(event_values, self._events)))
         self._events.clear()
 
     # ------------------------------------------------------------------ reading
@@ -244,21 +242,25 @@ class BatchTransaction(SqliteTransaction):
         self._events.append(event)
         self.deferred += 1
 
-    def _write_sums(self, before: Authorization, after: Authorization) -> None:
-        if _all_but_claimed(before) == _all_but_claimed(after):
-            # the list of open holds goes by the others, and need not be touched
-            self._write(PUT_CLAIMED, (after.claimed, after.account, after.syssn), 1)
-        else:
-            self._write(PUT_SUMS, sums_of(after), 1)
+    def _flush_sums(self) -> None:
+        claimed: list[Row] = []
+        others: list[Row] = []
+        for name, before in self._sums.items():
+            after = self._holds[name]
+            if _all_but_claimed(before) == _all_but_claimed(after):
+                # the list of open holds goes by the others, and need not be touched
+                claimed.append((after.claimed, after.account, after.syssn))
+            else:
+                others.append(sums_of(after))
+        self._write(many.update, PUT_CLAIMED, claimed)
+        self._write(many.update, PUT_SUMS, others)
+        self._sums.clear()
 
-    def _insert(self, text: str, rows: Iterable[Row]) -> None:
-        for part in many.parts(list(rows)):
-            self._write(many.insert(text, len(part)), tuple(chain.from_iterable(part)), len(part))
-
-    def _write(self, text: str, values: Row, rows: int) -> None:
-        if self._run(text, values).rowcount != rows:
-            raise sqlite3.DatabaseError("a row is not there that was read in this transaction")
-        self.deferred -= rows
+    def _write(self, statement: Callable[[str, int], str], text: str, rows: list[Row]) -> None:
+        for part in many.parts(rows):
+            if self._run(statement(text, len(part)), tuple(chain.from_iterable(part))).rowcount != len(part):
+                raise sqlite3.DatabaseError("a row is not there that was read in this transaction")
+            self.deferred -= len(part)
 
 
 def _sound(hold: Authorization) -> bool:

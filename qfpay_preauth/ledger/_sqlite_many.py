@@ -37,6 +37,18 @@ def insert(text: str, rows: int) -> str:
 
 
 @cache
+def update(text: str, rows: int) -> str:
+    """An UPDATE of one row as one of so many."""
+    if rows == 1:
+        return text
+    *places, end = text.split("?")
+    names = [f"{place}v.column{number}" for number, place in enumerate(places, 1)]
+    head, where = "".join([*names, end]).split(" WHERE ")
+    marks = f"({', '.join('?' * len(places))})"
+    return f"{head} FROM (VALUES {', '.join([marks] * rows)}) AS v WHERE {where}"
+
+
+@cache
 def among(text: str, keys: int) -> str:
     """A SELECT `IN (?)` as one of so many keys."""
     return text.replace("(?)", f"({', '.join('?' * keys)})")
