@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
@@ -26,6 +26,7 @@ from qfpay_preauth._models import (
     Operation,
     Request,
     Result,
+    SignedRequest,
     State,
     Verdict,
 )
@@ -69,19 +70,23 @@ class Desk:
     """Whether anybody hears what is emitted; where nobody does, only doubts are worth an event."""
 
 
-async def perform(
+def perform(
     desk: Desk, call: Call, what: tuple[Operation, str], wish: Callable[[], Request], patience_s: float
-) -> Result:
+) -> Coroutine[Any, Any, Result]:
     """Do what is wished, once, or say why not. `what` is the operation and the syssn that the caller gave; the request
     is dated when its turn has come.
 
-    Returns: a Capture, an Unfreeze or a Refund.
+    Returns: what to await for a Capture, an Unfreeze or a Refund.
 
     Raises:
         PreauthError: exactly one, whose `outcome` says whether money moved.
     """
-    if not desk.listens:
-        return await _perform(desk, call, what, wish, patience_s)
+    return (_perform_and_tell if desk.listens else _perform)(desk, call, what, wish, patience_s)
+
+
+async def _perform_and_tell(
+    desk: Desk, call: Call, what: tuple[Operation, str], wish: Callable[[], Request], patience_s: float
+) -> Result:
     request, began = wish(), desk.clock.monotonic()
     try:
         result = await _perform(desk, call, what, wish, patience_s)
@@ -203,29 +208,29 @@ async def _without_a_turn(desk: Desk, request: Request, name: str) -> Entry:
 async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) -> Delivery:
     """One delivery, after as many attempts as are provably safe."""
     request = build(entry, desk.sender)
-    made: list[Delivery] = []
-
-    async def attempt(permit: Permit | None) -> Delivery:
-        own = permit or await _permit(desk, call)
-        try:
-            body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry, own))
-            delivery = await desk.transport.exchange(request, body, call.deadline)
-            made.append(delivery)
-            tell(own, delivery, desk.clock)
-        finally:
-            call.body = None  # between attempts nothing is under way
-            own.give_back()
-        if desk.listens:
-            desk.emit(entry_event("attempt", entry, desk.clock.now(), call.number, detail=seen(delivery)))
-        return delivery
-
+    delivery = None
     try:
-        delivery = await attempt(permit)
+        delivery = await _attempt(desk, call, entry, request, permit)
         if not _retry.may_try_again(delivery):
             return delivery
+        return await _try_again(desk, call, entry, request, delivery)
+    except (asyncio.CancelledError, RateLimitedError):
+        # called off, or out of budget, before an attempt: none was made
+        return delivery or NotSent("called off before it was sent")
+
+
+async def _try_again(desk: Desk, call: Call, entry: Entry, request: SignedRequest, first: Delivery) -> Delivery:
+    """The last delivery; what interrupts the wait for another attempt says nothing of those that were made."""
+    made = [first]
+
+    async def attempt() -> Delivery:
+        made.append(await _attempt(desk, call, entry, request, None))
+        return made[-1]
+
+    try:
         return await _retry.send_again(
-            delivery,
-            lambda: attempt(None),
+            first,
+            attempt,
             settings=desk.settings,
             deadline=call.deadline,
             monotonic=desk.clock.monotonic,
@@ -233,8 +238,21 @@ async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) 
             give_up=lambda: call.off,
         )
     except (asyncio.CancelledError, RateLimitedError):
-        # called off, or out of budget, while waiting to try again: no attempt so far did anything
-        return made[-1] if made else NotSent("called off before it was sent")
+        return made[-1]
+
+
+async def _attempt(desk: Desk, call: Call, entry: Entry, request: SignedRequest, permit: Permit | None) -> Delivery:
+    own = permit or await _permit(desk, call)
+    try:
+        body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry, own))
+        delivery = await desk.transport.exchange(request, body, call.deadline)
+        tell(own, delivery, desk.clock)
+    finally:
+        call.body = None  # between attempts nothing is under way
+        own.give_back()
+    if desk.listens:
+        desk.emit(entry_event("attempt", entry, desk.clock.now(), call.number, detail=seen(delivery)))
+    return delivery
 
 
 def tell(permit: Permit, delivery: Delivery, clock: Clock) -> None:

@@ -147,6 +147,8 @@ class BatchTransaction(SqliteTransaction):
         if known is None:
             found = super().get_unresolved(account, authorization)
             known = self._unresolved[hold] = {entry.idempotency_key: entry for entry in found}
+        if len(known) < 2:
+            return tuple(known.values())
         return tuple(known[key] for key in sorted(known))  # as the file has them
 
     def _scan(self, text: str, values: Sequence[Any]) -> sqlite3.Cursor:
