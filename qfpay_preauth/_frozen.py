@@ -20,7 +20,7 @@ else:
     passing = partial(define, unsafe_hash=True)
 
     def sealed(kind: type) -> type:
-        """A class whose instances are made as `define` makes them, and never change after that; it has no subclasses."""
+        """A class whose instances are made as `define` makes them, and can never be changed after that."""
         making = define(kind, unsafe_hash=True)
         names = ("__module__", "__qualname__", "__doc__")
         body = {name: getattr(making, name) for name in names} | {
@@ -36,10 +36,11 @@ else:
 class _Sealing(type):
     """Makes an instance while it is open, and then closes it; attrs' `frozen` goes around a closed door each time."""
 
-    _making: type
-
     def __call__(cls, *args: Any, **named: Any) -> Any:
-        made = cls._making(*args, **named)
+        making = cls.__dict__.get("_making")
+        if making is None:
+            return super().__call__(*args, **named)  # a subclass, declared in another way
+        made = making(*args, **named)
         made.__class__ = cls
         return made
 

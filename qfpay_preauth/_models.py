@@ -171,7 +171,7 @@ class Request:
     twins_allowed: bool = False
 
 
-@frozen
+@sealed
 class Event:
     """One line of the append-only history: an entry's move, or something seen about an authorization."""
 

@@ -43,6 +43,9 @@ ENDED_COLUMNS = (
 )
 """What changes as an entry ends, or comes into doubt."""
 
+MOSTLY_MISSING = frozenset(["out_trade_no", "why", "detail", "reason", "attention", "from_state"])
+"""Texts of those, and of an event, that are mostly missing and never empty: a row of theirs says "" where they are."""
+
 SUMS = (
     *("claimed", "captured", "unfrozen", "refunded", "foreign_captured", "foreign_unfrozen", "foreign_refunded"),
     "flagged",
@@ -91,7 +94,7 @@ def held_values(entry: Entry) -> Row:
         entry.syssn,
         entry.amount,
         entry.currency,
-        entry.out_trade_no,
+        entry.out_trade_no or "",
         entry.state._value_,
         entry.attempt,
         micros(entry.reserved_at),
@@ -106,17 +109,17 @@ def ended_values(entry: Entry) -> Row:
     """ENDED_COLUMNS of an entry, and its name."""
     return (
         entry.state._value_,
-        None if entry.why is None else entry.why._value_,
+        "" if entry.why is None else entry.why._value_,
         int(entry.rerunnable),
         entry.result_syssn,
         entry.code,
         entry.message,
-        entry.detail,
+        entry.detail or "",
         None if entry.system_time is None else micros(entry.system_time),
         None if entry.confirmed_by is None else entry.confirmed_by._value_,
         None if entry.concluded_at is None else micros(entry.concluded_at),
-        entry.reason,
-        entry.attention,
+        entry.reason or "",
+        entry.attention or "",
         entry.absences,
         None if entry.raw is None else _json_of(dict(entry.raw)),
         entry.account,
@@ -148,10 +151,10 @@ def event_values(event: Event) -> Row:
         event.kind,
         event.authorization,
         event.idempotency_key,
-        None if event.from_state is None else event.from_state._value_,
+        "" if event.from_state is None else event.from_state._value_,
         None if event.to_state is None else event.to_state._value_,
         event.amount,
-        event.detail,
+        event.detail or "",
     )
 
 
