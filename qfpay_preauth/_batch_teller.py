@@ -171,7 +171,7 @@ class Teller:
             wait_s = None if called_off else await self._in_the_way_s(row)
         except PreauthError as unread:
             return failed(row, line, unread, RowOutcome.IN_DOUBT)
-        outcome = _by_the_books(turn, entry, error)
+        outcome = _called_off(turn, entry, error) if called_off else _by_the_books(turn, entry, error)
         if wait_s is None or turn.tried >= WAITS_MAX:
             return outcome
         return Later(outcome, min(wait_s, _LOOK_FIRST_S * 2**turn.tried, _LOOK_MAX_S))
@@ -195,6 +195,16 @@ def _limited(turn: Turn, error: RateLimitedError) -> BatchOutcome | Later:
     if turn.tried >= (LIMITED_MAX if error.code else WAITS_MAX):
         return outcome
     return Later(outcome, max(error.retry_after_s or 0.0, 0.05))
+
+
+def _called_off(turn: Turn, entry: Entry | None, error: PreauthError) -> BatchOutcome:
+    """The outcome of a row that was called off, which an own entry in doubt may know better: it was sent before."""
+    if entry is not None and entry.unresolved:
+        try:
+            _outcomes.result_of(entry, replayed=False)
+        except PreauthError as unknown:
+            error = unknown
+    return _by_the_books(turn, entry, error)
 
 
 def _by_the_books(turn: Turn, entry: Entry | None, error: PreauthError) -> BatchOutcome:
