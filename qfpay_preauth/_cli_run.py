@@ -36,7 +36,7 @@ from qfpay_preauth._cli_screen import (
 from qfpay_preauth._cli_session import DEFAULTS, Options, Yes, account_of, profile_of
 from qfpay_preauth._client import PreauthClient
 from qfpay_preauth._profile import Profile, load_profile, open_clients
-from qfpay_preauth.errors import ConfigurationError, PreauthError
+from qfpay_preauth.errors import ConfigurationError, Outcome, PreauthError
 
 Format = Literal["csv", "jsonl"]
 _SWITCH = Parameter(negative=(), show_default=False)
@@ -200,9 +200,19 @@ class _Job:
         self.failed = True
         text = text or f"Stopped: {in_words(error)}"
         if self.wish.options.json:
-            emit_json_aside({**error_object(error, EXIT_NO), "message": text})
+            # the error is about what stopped the run; what the run did is another matter
+            emit_json_aside({**error_object(error, EXIT_NO), "outcome": self._did(), "message": text})
         else:
             say_aside(text)
+
+    def _did(self) -> Outcome:
+        """What the run has done so far."""
+        counts = self.view.tally.counts
+        if counts[RowOutcome.IN_DOUBT]:
+            return Outcome.UNKNOWN
+        if counts[RowOutcome.EXECUTED]:
+            return Outcome.HAPPENED
+        return Outcome.UNKNOWN if self.unwritten else Outcome.NOTHING_HAPPENED  # some may still be under way
 
     def _finish(self, results: ResultsFile) -> None:
         """What has to be said of the record itself."""

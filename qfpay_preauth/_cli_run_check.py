@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -15,7 +14,7 @@ from attrs import frozen
 
 from qfpay_preauth._batch_files import RowFile
 from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowProblem
-from qfpay_preauth._cli_screen import EXIT_OK, EXIT_REFUSED, emit_json, say_aside, shown
+from qfpay_preauth._cli_screen import EXIT_OK, EXIT_REFUSED, emit_json, say, say_aside, shown
 from qfpay_preauth._models import Operation
 
 Accounts = tuple[str | None, frozenset[str]]
@@ -46,7 +45,7 @@ def rehearse(rows: RowFile, accounts: Accounts | None, *, json: bool, quiet: boo
     if json:
         emit_json({"event": "end", "rows": count, "refused": refused, "sent": 0})
     elif not quiet:
-        sys.stdout.write(f"{count:,} rows: {count - refused:,} can be sent, {refused:,} refused. Nothing was sent.\n")
+        say(f"{count:,} rows: {count - refused:,} can be sent, {refused:,} refused. Nothing was sent.")
     return EXIT_REFUSED if refused else EXIT_OK
 
 
@@ -55,7 +54,7 @@ def _tell(refusal: Refusal, *, json: bool) -> None:
         said = {"line": refusal.line, "column": refusal.column, "reason": refusal.reason}
         emit_json({"event": "refusal", **said})
     else:
-        sys.stdout.write(shown(f"line {refusal.line}, {refusal.column}: {refusal.reason}") + "\n")
+        say(shown(f"line {refusal.line}, {refusal.column}: {refusal.reason}"))
 
 
 def _refusals(row: BatchRow | BatchOutcome, accounts: Accounts | None, seen: _Seen) -> Iterator[Refusal]:

@@ -329,6 +329,7 @@ def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -
     if json_too:
         objects = [json.loads(line) for line in said.splitlines()]
         listed = {str(each["line"]) for each in objects if each.get("outcome") == "executed"}
+        assert (objects[0]["error"], objects[0]["outcome"]) == ("OSError", "happened")
     assert written
     assert listed
     assert not written & listed
@@ -338,6 +339,21 @@ def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -
     assert _wrong(shop) == []
     assert len(_outcomes(shop)) == 300
     assert shop.do(lambda gateway: max(executed(gateway).values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "lost", "says"), [(0, False, "nothing_happened"), (3, False, "happened"), (3, True, "unknown")]
+)
+def test_a_run_that_stopped_tells_machines_what_it_did(shop: Shop, after: int, lost: bool, says: str) -> None:
+    """Rejected credentials move no money, but rows that ended before did: `outcome` is the run's, not the row's."""
+    _file(shop, _rows(shop, 10))
+    if lost:
+        shop.fault("drop_after", amount=1_000, hidden=True)
+    shop.fault("respcd", code="1108", after=after, times=None, operation="capture")
+    done = shop(*RUN, "--json", "--concurrency", "1")
+    assert done.code == 1
+    error = json.loads(done.err)
+    assert (error["error"], error["outcome"]) == ("CredentialsRejectedError", says)
 
 
 def test_the_ledger_gone_in_the_middle_is_exit_1(shop: Shop) -> None:

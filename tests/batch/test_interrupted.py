@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from qfpay_preauth import BatchRow
+from qfpay_preauth import BatchRow, Settings
+from qfpay_preauth._batch_files import Scan
+from qfpay_preauth._cli_run_view import Bar, Lines, tally_of, view_of
 from qfpay_preauth.testing import Gateway
 from tests.batch.kit import captures, checked_against, csv_of, executed, results_of
 from tests.cli.kit import Shop
@@ -116,6 +119,16 @@ def test_a_terminal_shows_a_bar(shop: Shop) -> None:
     assert shown.rindex("60 of 60 rows") > shown.rindex("/60 rows")
 
 
+@pytest.mark.parametrize(("term", "view"), [("xterm", Bar), ("dumb", Lines)])
+def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str, view: type) -> None:
+    """On such a one a bar would show nothing at all until the end."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stderr", terminal_stream := io.StringIO())
+    monkeypatch.setattr(terminal_stream, "isatty", lambda: True)
+    tally = tally_of(Scan(), None, Settings())
+    assert type(view_of(tally, json=False, quiet=False)) is view
+
+
 def test_ctrl_c_on_a_terminal(shop: Shop) -> None:
     """The bar makes room for the words, and the cursor comes back, also after the second."""
     _file(shop, 20)
@@ -177,14 +190,16 @@ def test_two_runs_do_not_share_a_results_file(shop: Shop) -> None:
     assert len(_results(shop)) == 10
 
 
+@pytest.mark.parametrize("more", ["--json", ""])
 @pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
-def test_who_does_not_listen_does_not_stop_it(shop: Shop, closed: str) -> None:
+def test_who_does_not_listen_does_not_stop_it(shop: Shop, closed: str, more: str) -> None:
     """Closed streams, full ones, a reader that left: the rows are run, and the results are in their file."""
     _file(shop, 10)
     command = {"stdout": ">/dev/full", "stderr": "2>&-", "both": ">&- 2>&-"}[closed]
-    done = _shell(shop, f"run rows.csv --results results.csv --json {command}")
-    assert done.returncode == 0, done
+    done = _shell(shop, f"run rows.csv --results results.csv {more} {command}")
+    assert (done.returncode, done.stderr) == (0, ""), done
     assert set(_results(shop).values()) == {"executed"}
+    assert _shell(shop, f"run rows.csv --dry-run {more} 2>&1 >&-").returncode == 0
 
 
 def test_a_reader_that_left(shop: Shop) -> None:
