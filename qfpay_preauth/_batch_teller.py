@@ -77,6 +77,9 @@ class Teller:
     async def look_first(self) -> None:
         """Look for evidence about what is in doubt from before, so that this run starts with what can be known.
 
+        Not about what has waited for a person for a day: the gateway's list of all the time since would be read before
+        the first row. A row of the batch that is such a doubt itself is looked at in its turn.
+
         Raises:
             CredentialsRejectedError, LedgerUnavailableError: no row could go better.
         """
@@ -86,7 +89,7 @@ class Teller:
                 return
         for _ in range(LOOKS_MAX):
             try:
-                await self._running.reconciler.end_doubts()
+                await self._running.reconciler.end_doubts(recent=True)
                 return
             except (CredentialsRejectedError, LedgerUnavailableError, ConfigurationError):
                 raise
