@@ -14,6 +14,7 @@ from qfpay_preauth import (
     ConfigurationError,
     CredentialsRejectedError,
     LedgerUnavailableError,
+    Outcome,
     OutcomeUnknownError,
     PreauthClient,
     RowOutcome,
@@ -168,6 +169,8 @@ async def test_a_client_that_closes_ends_the_batch(qfpay_gateway: Gateway) -> No
     await closing
     _, error = await running
     assert isinstance(error, ConfigurationError)
+    assert error.outcome is Outcome.UNKNOWN  # two rows were captured, and nobody here has seen it
+    assert "nothing was sent" not in str(error)
     assert sent(qfpay_gateway) == 2
 
 
