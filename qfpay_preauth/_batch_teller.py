@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qfpay_preauth import _outcomes
 from qfpay_preauth._batch import Batch, Later, Turn
-from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowOutcome, RowProblem, ended, failed, invalid, read_row
+from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowOutcome, RowProblem, ended, failed, read_row
 from qfpay_preauth._books import BooksClient
 from qfpay_preauth._lifetime import Running
 from qfpay_preauth._models import Entry, Operation, Result, State
@@ -237,7 +237,8 @@ class Tellers:
         line = number if row.line is None else row.line
         teller = self._tellers.get(row.account)
         if teller is None:
-            return invalid(line, [RowProblem("account", self._unknown(row.account))], given)
+            problem = RowProblem("account", self._unknown(row.account))
+            return BatchOutcome(line, RowOutcome.INVALID, row, problems=(problem,), given=given)
         return Turn(row, line, teller, teller.perform)
 
     def _unknown(self, account: str | None) -> str:

@@ -19,7 +19,7 @@ from qfpay_preauth._batch_files import FileRefusedError, RowFile, Scan, format_o
 from qfpay_preauth._batch_results import ResultsFile
 from qfpay_preauth._batch_rows import BatchOutcome, RowOutcome
 from qfpay_preauth._cli_errors import error_object, in_commands, in_words
-from qfpay_preauth._cli_run_check import rehearse
+from qfpay_preauth._cli_run_check import Known, rehearse
 from qfpay_preauth._cli_run_view import EVERY_S, View, tally_of, view_of
 from qfpay_preauth._cli_screen import (
     EXIT_DOUBT,
@@ -83,7 +83,7 @@ def run(
         with RowFile(file, format_of(file, format)) as rows:
             scan = rows.scan()
             if dry_run:
-                return rehearse(rows, _known_accounts(options), json=options.json, quiet=quiet)
+                return rehearse(rows, _known(options), json=options.json, quiet=quiet)
             return _run(rows, scan, _Wish(results, concurrency, quiet, yes, options))
     except FileRefusedError as error:
         raise UsageError(str(error)) from error
@@ -100,15 +100,16 @@ class _Wish:
     options: Options
 
 
-def _known_accounts(options: Options) -> tuple[str | None, frozenset[str]] | None:
-    """The default account and all of them; None where nothing is configured: a rehearsal needs no credentials."""
+def _known(options: Options) -> Known | None:
+    """What the configuration says of rows; None where nothing is configured: a rehearsal needs no credentials."""
     try:
         profile = load_profile(options.profile, os.environ)
     except ConfigurationError:
         if options.profile is not None:
             raise
         return None
-    return _default_account(profile, options), frozenset(profile.accounts)
+    stated = frozenset(profile.settings.currency_exponents)
+    return Known(_default_account(profile, options), frozenset(profile.accounts), stated)
 
 
 def _default_account(profile: Profile, options: Options) -> str | None:
@@ -248,6 +249,8 @@ class _Job:
             return EXIT_NO
         if self.interrupted:
             return EXIT_INTERRUPTED
+        if counts.total() < self.view.tally.total:
+            return EXIT_NO  # somebody took rows out of the file while it ran
         if counts[RowOutcome.IN_DOUBT]:
             return EXIT_DOUBT
         done = counts[RowOutcome.EXECUTED] + counts[RowOutcome.REPLAYED]

@@ -177,6 +177,22 @@ def test_two_runs_of_one_file_at_one_time(shop: Shop) -> None:
     assert sum(list(found.values()).count("executed") for found in both) == 120
 
 
+def test_rows_taken_out_of_the_file_while_it_runs(shop: Shop) -> None:
+    """What is no longer there is not run, and the exit code says that it did not come to its end."""
+    _file(shop, 300)
+    shop.fault("hang_after", amount=1_000)
+    with started(shop, *RUN, "--concurrency", "1") as process:
+        shop.wait(lambda gateway: gateway.wait_hanging())
+        (shop.folder / "rows.csv").write_text("")
+        shop.do(lambda gateway: gateway.release())
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "It did not come to its end" in out
+    assert "was changed while it ran" in err
+    assert 1 <= _done(shop) == shop.sent("capture") < 300
+    assert _wrong(shop) == []
+
+
 def test_two_runs_do_not_share_a_results_file(shop: Shop) -> None:
     """The second is refused before anything is sent, and the first goes on undisturbed."""
     _file(shop, 10)
