@@ -21,6 +21,8 @@ def main() -> int:
             "python -m pip install 'qfpay_preauth[cli]'\n"
         )
         return 2
+    except KeyboardInterrupt:
+        return 130  # so early that nothing has begun
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no locale may stop a command that has moved money

@@ -24,7 +24,7 @@ from attrs import define, field, frozen
 
 from qfpay_preauth._batch_flow import Bell, Channel, Source
 from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, stops
-from qfpay_preauth.errors import ConfigurationError
+from qfpay_preauth.errors import ConfigurationError, Outcome
 
 PARKED_MAX = 2_000
 """How many rows wait for their hold or account while others go on."""
@@ -144,7 +144,7 @@ class Batch:
             if consumer is not None and consumer.cancelling():
                 raise
             if not self._stopped:
-                raise ConfigurationError("The client was closed before the batch had begun.") from None
+                raise _closed("begun", Outcome.NOTHING_HAPPENED) from None
 
     def stop(self) -> None:
         """Send nothing more: rows that were not sent end now, those under way run to their end."""
@@ -157,6 +157,7 @@ class Batch:
             handle.cancel()
             self._results.force(later.otherwise)
         self._deferred.clear()
+        self._source.give_up()
         self._call_off()
         self._bell.ring_all()
 
@@ -191,7 +192,7 @@ class Batch:
         self._tasks.discard(task)
         if task.cancelled():
             if not self._stopped:
-                self._fail(ConfigurationError("The client was closed before the batch had ended."))
+                self._fail(_closed("ended", Outcome.UNKNOWN))
         elif (error := task.exception()) is not None:
             self._fail(error)
         if not self._tasks:
@@ -331,6 +332,14 @@ class Batch:
                 return turn
             account.ready.appendleft(turn)
         return None
+
+
+def _closed(what: str, outcome: Outcome) -> ConfigurationError:
+    return ConfigurationError(
+        f"The client was closed before the batch had {what}.",
+        outcome=outcome,
+        advice="Run the same rows again with an open client: the ledger knows what was done.",
+    )
 
 
 def _chain_of(account: _Account, turn: Turn) -> list[Turn] | None:

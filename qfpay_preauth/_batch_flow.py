@@ -14,13 +14,23 @@ class Source:
 
     def __init__(self, rows: Iterable[object] | AsyncIterable[object]) -> None:
         self.ended = False
-        self.reading = False
+        self._reader: asyncio.Task[object] | None = None
         self.ahead: AsyncIterator[object] | None = None
         self._next: Iterator[object] = iter(())
         if isinstance(rows, AsyncIterable):
             self.ahead = aiter(rows)
         else:
             self._next = iter(rows)
+
+    @property
+    def reading(self) -> bool:
+        """Whether somebody waits for the next row of an async iterable."""
+        return self._reader is not None
+
+    def give_up(self) -> None:
+        """Wait for no further row: whoever does is cancelled."""
+        if self._reader is not None:
+            self._reader.cancel()
 
     def take(self) -> object:
         """The next row of an iterable."""
@@ -36,7 +46,7 @@ class Source:
     async def take_ahead(self) -> object:
         """The next row of an async iterable."""
         assert self.ahead is not None  # noqa: S101 - the caller looked
-        self.reading = True
+        self._reader = asyncio.current_task()
         try:
             return await anext(self.ahead)
         except StopAsyncIteration:
@@ -46,7 +56,7 @@ class Source:
             self.ended = True
             raise
         finally:
-            self.reading = False
+            self._reader = None
 
 
 class Bell:

@@ -123,6 +123,8 @@ class ResultsFile:
                 raise FileRefusedError(f"{self.path} is a folder: {_ELSEWHERE}")
             if not stat.S_ISREG(found.st_mode):
                 return self._begun(os.open(self.path, os.O_WRONLY | _NO_TERMINAL))
+            if self.path.is_symlink():  # what it leads to makes room, never the link (/dev/stdout is one)
+                self.path = self.path.resolve()
             self._make_room()
         elif self.path.is_symlink():
             raise FileRefusedError(f"{self.path} is a link to nowhere: {_ELSEWHERE}")

@@ -94,7 +94,7 @@ class BatchOutcome:
     Attributes:
         line: the row's own, else its number in the batch, from 1.
         outcome: in one word.
-        row: the row, or None where it could not be read.
+        row: the row, or None where it could not be read (an unknown account can).
         result: what the gateway confirmed (executed, replayed).
         error: why not (every other outcome but invalid rows); its `advice` is the next safe step.
         problems: of an invalid row.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qfpay_preauth import _outcomes
 from qfpay_preauth._batch import Batch, Later, Turn
-from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowOutcome, RowProblem, ended, failed, invalid, read_row
+from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowOutcome, RowProblem, ended, failed, read_row
 from qfpay_preauth._books import BooksClient
 from qfpay_preauth._lifetime import Running
 from qfpay_preauth._models import Entry, Operation, Result, State
@@ -77,6 +77,9 @@ class Teller:
     async def look_first(self) -> None:
         """Look for evidence about what is in doubt from before, so that this run starts with what can be known.
 
+        Not about what has waited for a person for a day: the gateway's list of all the time since would be read before
+        the first row. A row of the batch that is such a doubt itself is looked at in its turn.
+
         Raises:
             CredentialsRejectedError, LedgerUnavailableError: no row could go better.
         """
@@ -86,7 +89,7 @@ class Teller:
                 return
         for _ in range(LOOKS_MAX):
             try:
-                await self._running.reconciler.end_doubts()
+                await self._running.reconciler.end_doubts(recent=True)
                 return
             except (CredentialsRejectedError, LedgerUnavailableError, ConfigurationError):
                 raise
@@ -171,7 +174,7 @@ class Teller:
             wait_s = None if called_off else await self._in_the_way_s(row)
         except PreauthError as unread:
             return failed(row, line, unread, RowOutcome.IN_DOUBT)
-        outcome = _by_the_books(turn, entry, error)
+        outcome = _called_off(turn, entry, error) if called_off else _by_the_books(turn, entry, error)
         if wait_s is None or turn.tried >= WAITS_MAX:
             return outcome
         return Later(outcome, min(wait_s, _LOOK_FIRST_S * 2**turn.tried, _LOOK_MAX_S))
@@ -195,6 +198,16 @@ def _limited(turn: Turn, error: RateLimitedError) -> BatchOutcome | Later:
     if turn.tried >= (LIMITED_MAX if error.code else WAITS_MAX):
         return outcome
     return Later(outcome, max(error.retry_after_s or 0.0, 0.05))
+
+
+def _called_off(turn: Turn, entry: Entry | None, error: PreauthError) -> BatchOutcome:
+    """The outcome of a row that was called off, which an own entry in doubt may know better: it was sent before."""
+    if entry is not None and entry.unresolved:
+        try:
+            _outcomes.result_of(entry, replayed=False)
+        except PreauthError as unknown:
+            error = unknown
+    return _by_the_books(turn, entry, error)
 
 
 def _by_the_books(turn: Turn, entry: Entry | None, error: PreauthError) -> BatchOutcome:
@@ -224,7 +237,8 @@ class Tellers:
         line = number if row.line is None else row.line
         teller = self._tellers.get(row.account)
         if teller is None:
-            return invalid(line, [RowProblem("account", self._unknown(row.account))], given)
+            problem = RowProblem("account", self._unknown(row.account))
+            return BatchOutcome(line, RowOutcome.INVALID, row, problems=(problem,), given=given)
         return Turn(row, line, teller, teller.perform)
 
     def _unknown(self, account: str | None) -> str:

@@ -26,6 +26,10 @@ _COMMAND_FOR: Sequence[tuple[str, str]] = (
     (r"\bin_doubt\(\)", "`qfpay-preauth doubts`"),
     (r"\bentry\(\)", "`qfpay-preauth events`"),
     (r"\b(balance|resolve|reconcile|query|expiring)\(\)", r"`qfpay-preauth \1`"),
+    (
+        r"to make a new one in production, add \?mode=rwc to the URL",
+        "`qfpay-preauth register`, `import` and `run` make a new one (in production only with ?mode=rwc in its URL)",
+    ),
     (r"\bRun the reconciler\b", "Run `qfpay-preauth reconcile`"),
     (r"\bCapture\.syssn\b", "the syssn that the capture printed"),
     (r"\bcall again with the same key\b", "run the same command again"),

@@ -19,7 +19,7 @@ from qfpay_preauth._batch_files import FileRefusedError, RowFile, Scan, format_o
 from qfpay_preauth._batch_results import ResultsFile
 from qfpay_preauth._batch_rows import BatchOutcome, RowOutcome
 from qfpay_preauth._cli_errors import error_object, in_commands, in_words
-from qfpay_preauth._cli_run_check import rehearse
+from qfpay_preauth._cli_run_check import Known, rehearse
 from qfpay_preauth._cli_run_view import EVERY_S, View, tally_of, view_of
 from qfpay_preauth._cli_screen import (
     EXIT_DOUBT,
@@ -36,7 +36,7 @@ from qfpay_preauth._cli_screen import (
 from qfpay_preauth._cli_session import DEFAULTS, Options, Yes, account_of, profile_of
 from qfpay_preauth._client import PreauthClient
 from qfpay_preauth._profile import Profile, load_profile, open_clients
-from qfpay_preauth.errors import ConfigurationError, PreauthError
+from qfpay_preauth.errors import ConfigurationError, Outcome, PreauthError
 
 Format = Literal["csv", "jsonl"]
 _SWITCH = Parameter(negative=(), show_default=False)
@@ -83,7 +83,7 @@ def run(
         with RowFile(file, format_of(file, format)) as rows:
             scan = rows.scan()
             if dry_run:
-                return rehearse(rows, _known_accounts(options), json=options.json, quiet=quiet)
+                return rehearse(rows, _known(options), json=options.json, quiet=quiet)
             return _run(rows, scan, _Wish(results, concurrency, quiet, yes, options))
     except FileRefusedError as error:
         raise UsageError(str(error)) from error
@@ -100,15 +100,16 @@ class _Wish:
     options: Options
 
 
-def _known_accounts(options: Options) -> tuple[str | None, frozenset[str]] | None:
-    """The default account and all of them; None where nothing is configured: a rehearsal needs no credentials."""
+def _known(options: Options) -> Known | None:
+    """What the configuration says of rows; None where nothing is configured: a rehearsal needs no credentials."""
     try:
         profile = load_profile(options.profile, os.environ)
     except ConfigurationError:
         if options.profile is not None:
             raise
         return None
-    return _default_account(profile, options), frozenset(profile.accounts)
+    stated = frozenset(profile.settings.currency_exponents)
+    return Known(_default_account(profile, options), frozenset(profile.accounts), stated)
 
 
 def _default_account(profile: Profile, options: Options) -> str | None:
@@ -200,9 +201,19 @@ class _Job:
         self.failed = True
         text = text or f"Stopped: {in_words(error)}"
         if self.wish.options.json:
-            emit_json_aside({**error_object(error, EXIT_NO), "message": text})
+            # the error is about what stopped the run; what the run did is another matter
+            emit_json_aside({**error_object(error, EXIT_NO), "outcome": self._did(), "message": text})
         else:
             say_aside(text)
+
+    def _did(self) -> Outcome:
+        """What the run has done so far."""
+        counts = self.view.tally.counts
+        if counts[RowOutcome.IN_DOUBT]:
+            return Outcome.UNKNOWN
+        if counts[RowOutcome.EXECUTED]:
+            return Outcome.HAPPENED
+        return Outcome.UNKNOWN if self.unwritten else Outcome.NOTHING_HAPPENED  # some may still be under way
 
     def _finish(self, results: ResultsFile) -> None:
         """What has to be said of the record itself."""
@@ -238,6 +249,8 @@ class _Job:
             return EXIT_NO
         if self.interrupted:
             return EXIT_INTERRUPTED
+        if counts.total() < self.view.tally.total:
+            return EXIT_NO  # somebody took rows out of the file while it ran
         if counts[RowOutcome.IN_DOUBT]:
             return EXIT_DOUBT
         done = counts[RowOutcome.EXECUTED] + counts[RowOutcome.REPLAYED]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -15,11 +14,19 @@ from attrs import frozen
 
 from qfpay_preauth._batch_files import RowFile
 from qfpay_preauth._batch_rows import BatchOutcome, BatchRow, RowProblem
-from qfpay_preauth._cli_screen import EXIT_OK, EXIT_REFUSED, emit_json, say_aside, shown
+from qfpay_preauth._cli_screen import EXIT_OK, EXIT_REFUSED, emit_json, say, say_aside, shown
 from qfpay_preauth._models import Operation
+from qfpay_preauth._money import EXPONENTS
 
-Accounts = tuple[str | None, frozenset[str]]
-"""The account of rows that name none, and all accounts."""
+
+@frozen
+class Known:
+    """What the configuration says: the account of rows that name none, all accounts, and the currencies whose decimals
+    it states."""
+
+    default: str | None
+    accounts: frozenset[str]
+    stated: frozenset[str]
 
 
 @frozen
@@ -31,22 +38,22 @@ class Refusal:
     reason: str
 
 
-def rehearse(rows: RowFile, accounts: Accounts | None, *, json: bool, quiet: bool) -> int:
+def rehearse(rows: RowFile, known: Known | None, *, json: bool, quiet: bool) -> int:
     """Check every row; the exit code: 0, or 3 where something is refused."""
     count = refused = 0
-    if accounts is None and not quiet:
-        say_aside("note: no credentials are set, so the column account is not checked.")
+    if known is None and not quiet:
+        say_aside("note: no credentials are set, so the column account and the decimals of currencies are not checked.")
     with closing(_Seen()) as seen:
         for row in rows.rows():
             count += 1
-            found = list(_refusals(row, accounts, seen))
+            found = list(_refusals(row, known, seen))
             refused += bool(found)
             for refusal in found:
                 _tell(refusal, json=json)
     if json:
         emit_json({"event": "end", "rows": count, "refused": refused, "sent": 0})
     elif not quiet:
-        sys.stdout.write(f"{count:,} rows: {count - refused:,} can be sent, {refused:,} refused. Nothing was sent.\n")
+        say(f"{count:,} rows: {count - refused:,} can be sent, {refused:,} refused. Nothing was sent.")
     return EXIT_REFUSED if refused else EXIT_OK
 
 
@@ -55,29 +62,39 @@ def _tell(refusal: Refusal, *, json: bool) -> None:
         said = {"line": refusal.line, "column": refusal.column, "reason": refusal.reason}
         emit_json({"event": "refusal", **said})
     else:
-        sys.stdout.write(shown(f"line {refusal.line}, {refusal.column}: {refusal.reason}") + "\n")
+        say(shown(f"line {refusal.line}, {refusal.column}: {refusal.reason}"))
 
 
-def _refusals(row: BatchRow | BatchOutcome, accounts: Accounts | None, seen: _Seen) -> Iterator[Refusal]:
+def _refusals(row: BatchRow | BatchOutcome, known: Known | None, seen: _Seen) -> Iterator[Refusal]:
     if isinstance(row, BatchOutcome):
         yield from (Refusal(row.line, each.column, each.reason) for each in row.problems)
         return
     line = row.line or 0
-    problem = _account_problem(row, accounts)
-    if problem is not None:
-        yield Refusal(line, problem.column, problem.reason)
-    default = accounts[0] if accounts else None
+    for problem in (_account_problem(row, known), _currency_problem(row, known)):
+        if problem is not None:
+            yield Refusal(line, problem.column, problem.reason)
+    default = known.default if known else None
     yield from seen.conflicts(row, row.account or default or "")
 
 
-def _account_problem(row: BatchRow, accounts: Accounts | None) -> RowProblem | None:
-    if accounts is None:
+def _account_problem(row: BatchRow, known: Known | None) -> RowProblem | None:
+    if known is None:
         return None
-    default, names = accounts
-    known = ", ".join(sorted(names))
+    names = ", ".join(sorted(known.accounts))
     if row.account is None:
-        return None if default else RowProblem("account", f"is empty: give one of {known}")
-    return None if row.account in names else RowProblem("account", f"must be one of {known}, not {row.account!r:.60}")
+        return None if known.default else RowProblem("account", f"is empty: give one of {names}")
+    if row.account in known.accounts:
+        return None
+    return RowProblem("account", f"must be one of {names}, not {row.account!r:.60}")
+
+
+def _currency_problem(row: BatchRow, known: Known | None) -> RowProblem | None:
+    """A hold is registered only in a currency whose decimals QFPay or the settings state."""
+    if known is None or row.authorized_amount is None or row.currency is None or row.currency in known.stated:
+        return None
+    if EXPONENTS[row.currency] is not None:
+        return None
+    return RowProblem("currency", f"{row.currency} has no documented exponent: state it in currency_exponents")
 
 
 class _Seen:

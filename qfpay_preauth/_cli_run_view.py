@@ -18,7 +18,7 @@ from rich.text import Text
 
 from qfpay_preauth._batch_files import Scan
 from qfpay_preauth._batch_rows import BatchOutcome, RowOutcome
-from qfpay_preauth._cli_screen import Screen, emit_json, hush_stdout, money, say_aside
+from qfpay_preauth._cli_screen import Screen, emit_json, hush_stdout, money, say, say_aside
 from qfpay_preauth._models import Operation
 from qfpay_preauth._settings import Settings
 
@@ -178,10 +178,10 @@ class Lines(View):
 class Bar(Lines):
     """A bar with rate, time left, outcomes and money, on a terminal."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, console: Screen) -> None:
         super().__init__(tally)
         self._live = Live(
-            console=Screen(stderr=True, highlight=False),
+            console=console,
             get_renderable=self._rendered,
             refresh_per_second=4,
             transient=True,
@@ -241,8 +241,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 def _say(line: str) -> None:
     try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        say(line)
     except OSError:
         hush_stdout()
 
@@ -253,5 +252,6 @@ def view_of(tally: Tally, *, json: bool, quiet: bool) -> View:
         return Machine(tally, quiet=quiet)
     if quiet:
         return View(tally)
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return Bar(tally) if on_terminal else Lines(tally)
+    console = Screen(stderr=True, highlight=False)
+    on_terminal = sys.stderr is not None and sys.stderr.isatty() and not console.is_dumb_terminal
+    return Bar(tally, console) if on_terminal else Lines(tally)

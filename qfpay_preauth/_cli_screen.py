@@ -99,6 +99,17 @@ def hush_stdout() -> None:
     hush(sys.stdout)
 
 
+def say(text: str) -> None:
+    """A line on stdout, flushed.
+
+    Raises:
+        OSError: it could not be written (a full disk, a reader that left).
+    """
+    if sys.stdout is not None:  # no stdout at all: nobody listens
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
 def say_aside(text: str) -> None:
     """A line on stderr, for people (or a JSON object as it is); whoever closed it still gets the exit code."""
     if sys.stderr is None:

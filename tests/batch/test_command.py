@@ -153,6 +153,9 @@ def test_several_accounts(shop: Shop) -> None:
     found = _outcomes(shop)
     # the hold belongs to the account that registered it
     assert (found["5"], found["6"]) == ("refused", "invalid")
+    unknown = next(each for each in results_of(shop.folder / "results.csv") if each["line"] == "6")
+    said = ("idempotency_key", "operation", "syssn", "amount")
+    assert [unknown[name] for name in said] == ["x", "capture", rows[0].syssn, "5"]
     assert list(found.values()).count("executed") == 3
 
 
@@ -245,7 +248,7 @@ def test_a_rehearsal_sends_and_writes_nothing(shop: Shop) -> None:
     assert "already used on line 3" in lines[3]
     assert "line 2 registers the same hold" in lines[4]
     assert total == "9 rows: 5 can be sent, 4 refused. Nothing was sent."
-    assert "the column account is not checked" in done.err
+    assert "the column account and the decimals of currencies are not checked" in done.err
     assert shop.sent() == 0
     assert [each.name for each in shop.folder.iterdir()] == ["rows.csv"]
 
@@ -258,6 +261,18 @@ def test_a_rehearsal_for_machines(shop: Shop) -> None:
     refusal, end = done.objects
     assert (refusal["event"], refusal["line"], refusal["column"]) == ("refusal", 4, "account")
     assert end == {"event": "end", "rows": 3, "refused": 1, "sent": 0}
+
+
+def test_a_rehearsal_knows_the_settings(shop: Shop) -> None:
+    """A hold in a currency whose decimals nobody has stated is refused in the run too."""
+    _file(shop, [], "y,S1,5,,JPY,O,10,")
+    done = shop("run", "rows.csv", "--dry-run")
+    assert (done.code, done.out.startswith("line 2, currency: JPY has no documented exponent")) == (3, True)
+    shop.env["QFPAY_CURRENCY_EXPONENTS"] = '{"JPY": 0}'
+    assert shop("run", "rows.csv", "--dry-run").code == 0
+    shop.env.clear()
+    done = shop("run", "rows.csv", "--dry-run")
+    assert (done.code, "the column account and the decimals of currencies are not checked" in done.err) == (0, True)
 
 
 def test_a_rehearsal_of_a_good_file(shop: Shop) -> None:
@@ -329,6 +344,7 @@ def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -
     if json_too:
         objects = [json.loads(line) for line in said.splitlines()]
         listed = {str(each["line"]) for each in objects if each.get("outcome") == "executed"}
+        assert (objects[0]["error"], objects[0]["outcome"]) == ("OSError", "happened")
     assert written
     assert listed
     assert not written & listed
@@ -338,6 +354,21 @@ def test_a_full_disk_for_the_results_stops_the_run(shop: Shop, json_too: bool) -
     assert _wrong(shop) == []
     assert len(_outcomes(shop)) == 300
     assert shop.do(lambda gateway: max(executed(gateway).values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "lost", "says"), [(0, False, "nothing_happened"), (3, False, "happened"), (3, True, "unknown")]
+)
+def test_a_run_that_stopped_tells_machines_what_it_did(shop: Shop, after: int, lost: bool, says: str) -> None:
+    """Rejected credentials move no money, but rows that ended before did: `outcome` is the run's, not the row's."""
+    _file(shop, _rows(shop, 10))
+    if lost:
+        shop.fault("drop_after", amount=1_000, hidden=True)
+    shop.fault("respcd", code="1108", after=after, times=None, operation="capture")
+    done = shop(*RUN, "--json", "--concurrency", "1")
+    assert done.code == 1
+    error = json.loads(done.err)
+    assert (error["error"], error["outcome"]) == ("CredentialsRejectedError", says)
 
 
 def test_the_ledger_gone_in_the_middle_is_exit_1(shop: Shop) -> None:

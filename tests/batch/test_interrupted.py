@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from qfpay_preauth import BatchRow
+from qfpay_preauth import BatchRow, Settings
+from qfpay_preauth._batch_files import Scan
+from qfpay_preauth._cli_run_view import Bar, Lines, tally_of, view_of
 from qfpay_preauth.testing import Gateway
 from tests.batch.kit import captures, checked_against, csv_of, executed, results_of
 from tests.cli.kit import Shop
@@ -116,6 +119,16 @@ def test_a_terminal_shows_a_bar(shop: Shop) -> None:
     assert shown.rindex("60 of 60 rows") > shown.rindex("/60 rows")
 
 
+@pytest.mark.parametrize(("term", "view"), [("xterm", Bar), ("dumb", Lines)])
+def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch, term: str, view: type) -> None:
+    """On such a one a bar would show nothing at all until the end."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stderr", terminal_stream := io.StringIO())
+    monkeypatch.setattr(terminal_stream, "isatty", lambda: True)
+    tally = tally_of(Scan(), None, Settings())
+    assert type(view_of(tally, json=False, quiet=False)) is view
+
+
 def test_ctrl_c_on_a_terminal(shop: Shop) -> None:
     """The bar makes room for the words, and the cursor comes back, also after the second."""
     _file(shop, 20)
@@ -164,6 +177,22 @@ def test_two_runs_of_one_file_at_one_time(shop: Shop) -> None:
     assert sum(list(found.values()).count("executed") for found in both) == 120
 
 
+def test_rows_taken_out_of_the_file_while_it_runs(shop: Shop) -> None:
+    """What is no longer there is not run, and the exit code says that it did not come to its end."""
+    _file(shop, 300)
+    shop.fault("hang_after", amount=1_000)
+    with started(shop, *RUN, "--concurrency", "1") as process:
+        shop.wait(lambda gateway: gateway.wait_hanging())
+        (shop.folder / "rows.csv").write_text("")
+        shop.do(lambda gateway: gateway.release())
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "It did not come to its end" in out
+    assert "was changed while it ran" in err
+    assert 1 <= _done(shop) == shop.sent("capture") < 300
+    assert _wrong(shop) == []
+
+
 def test_two_runs_do_not_share_a_results_file(shop: Shop) -> None:
     """The second is refused before anything is sent, and the first goes on undisturbed."""
     _file(shop, 10)
@@ -177,14 +206,16 @@ def test_two_runs_do_not_share_a_results_file(shop: Shop) -> None:
     assert len(_results(shop)) == 10
 
 
+@pytest.mark.parametrize("more", ["--json", ""])
 @pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
-def test_who_does_not_listen_does_not_stop_it(shop: Shop, closed: str) -> None:
+def test_who_does_not_listen_does_not_stop_it(shop: Shop, closed: str, more: str) -> None:
     """Closed streams, full ones, a reader that left: the rows are run, and the results are in their file."""
     _file(shop, 10)
     command = {"stdout": ">/dev/full", "stderr": "2>&-", "both": ">&- 2>&-"}[closed]
-    done = _shell(shop, f"run rows.csv --results results.csv --json {command}")
-    assert done.returncode == 0, done
+    done = _shell(shop, f"run rows.csv --results results.csv {more} {command}")
+    assert (done.returncode, done.stderr) == (0, ""), done
     assert set(_results(shop).values()) == {"executed"}
+    assert _shell(shop, f"run rows.csv --dry-run {more} 2>&1 >&-").returncode == 0
 
 
 def test_a_reader_that_left(shop: Shop) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -332,6 +333,36 @@ async def test_a_stop_before_the_first_row() -> None:
     await looking.wait()
     stop.set()
     assert await running == []
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel", "leave"])
+async def test_a_source_that_has_nothing_yet_is_not_waited_for(how: str) -> None:
+    """A stop, a cancelled consumer and one that leaves end the wait for the next row; what was under way still ends."""
+    stop, shop, left = asyncio.Event(), Shop(), asyncio.Event()
+
+    async def queue() -> AsyncIterator[BatchRow]:
+        yield _row("0")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    found: list[str] = []
+
+    async def run() -> None:
+        async with aclosing(shop.batch(queue()).outcomes(_nothing, stop)) as outcomes:
+            async for outcome in outcomes:
+                found.append(str(outcome.idempotency_key))
+                if how == "leave":
+                    return
+
+    running = asyncio.create_task(run())
+    await turns(20)
+    stop.set() if how == "stop" else running.cancel() if how == "cancel" else None
+    async with asyncio.timeout(5):
+        await asyncio.wait((running,))
+    assert (found, left.is_set(), running.cancelled()) == (["0"], True, how == "cancel")
+    assert len(asyncio.all_tasks()) == 1
 
 
 async def test_leaving_the_loop_drains() -> None:

@@ -128,6 +128,25 @@ def test_any_other_file_is_left_alone(tmp_path: Path, rows: Path, content: bytes
     assert sorted(each.name for each in tmp_path.iterdir()) == ["precious", "rows.csv"]
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_link_stays_a_link(tmp_path: Path, rows: Path, earlier: bool) -> None:
+    """Results go where it leads, and earlier ones are kept there: /dev/stdout, led into a file, is such a link."""
+    (tmp_path / "there").mkdir()
+    link, real = tmp_path / "results.csv", tmp_path / "there" / "real.csv"
+    real.touch()
+    link.symlink_to(real)
+    if earlier:
+        with _results(link, rows) as results:
+            results.write(_done(1))
+    with _results(link, rows) as results:
+        results.write(_done(2))
+    assert link.is_symlink()
+    assert [line["idempotency_key"] for line in results_of(real)] == ["k2"]
+    names = ["real.csv", "real.csv.1"] if earlier else ["real.csv"]
+    assert sorted(each.name for each in real.parent.iterdir()) == names
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["results.csv", "rows.csv", "there"]
+
+
 @pytest.mark.parametrize("link", ["same", "hard", "symbolic"])
 def test_the_rows_themselves_are_no_place_for_results(tmp_path: Path, rows: Path, link: str) -> None:
     """Whatever name they are given."""

@@ -14,12 +14,15 @@ from qfpay_preauth import (
     ConfigurationError,
     CredentialsRejectedError,
     LedgerUnavailableError,
+    Outcome,
+    OutcomeUnknownError,
     PreauthClient,
+    RowOutcome,
 )
 from qfpay_preauth.ledger.memory import MemoryLedger
 from qfpay_preauth.testing import Gateway
 from tests.batch.kit import broken, captures, executed, holds_of, ran, sent, words
-from tests.client.kit import turns, until
+from tests.client.kit import ended, turns, until
 from tests.support import client_of, sqlite_url
 
 
@@ -79,6 +82,22 @@ async def test_a_stop_calls_off_what_waits_for_the_budget(qfpay_gateway: Gateway
     assert 3 <= found["executed"] <= 4
     assert found["not_sent"] == len(outcomes) - found["executed"] >= 4
     assert len(outcomes) <= 12
+
+
+async def test_a_stop_while_evidence_is_looked_for(qfpay_gateway: Gateway) -> None:
+    """The row was sent and its answer is lost: that is what its outcome says, not that it was called off unsent."""
+    stop = asyncio.Event()
+    qfpay_gateway.faults.add("drop_after", operation="capture", hidden=True)
+    async with client_of(qfpay_gateway, patience_s=30) as client:
+        rows = captures(qfpay_gateway, holds_of(qfpay_gateway, 1), 3)
+        running = asyncio.create_task(ran(client, rows, concurrency=1, stop=stop))
+        await until(lambda: sent(qfpay_gateway) == 1)
+        await ended(client, "k0")
+        stop.set()
+        outcomes = await running
+    assert [(each.outcome, type(each.error)) for each in outcomes] == [(RowOutcome.IN_DOUBT, OutcomeUnknownError)]
+    assert "the outcome is unknown" in outcomes[0].message
+    assert "before anything was written or sent" not in outcomes[0].message
 
 
 class _SlowToRegister(MemoryLedger):
@@ -150,6 +169,8 @@ async def test_a_client_that_closes_ends_the_batch(qfpay_gateway: Gateway) -> No
     await closing
     _, error = await running
     assert isinstance(error, ConfigurationError)
+    assert error.outcome is Outcome.UNKNOWN  # two rows were captured, and nobody here has seen it
+    assert "nothing was sent" not in str(error)
     assert sent(qfpay_gateway) == 2
 
 

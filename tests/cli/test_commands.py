@@ -45,6 +45,15 @@ def test_without_the_extra_one_line_says_how_to_get_it(name: str) -> None:
     assert "python -m pip install 'qfpay_preauth[cli]'" in one_line(done)
 
 
+def test_ctrl_c_while_it_is_being_loaded() -> None:
+    """Exit code 130 and no traceback, however early it comes."""
+    raised = 'raise ModuleNotFoundError(f"No module named {name!r}", name=name)'
+    blocked = BLOCKED.format(name="rich")
+    assert raised in blocked
+    done = run("demo", command=(sys.executable, "-c", blocked.replace(raised, "raise KeyboardInterrupt")))
+    assert (done.returncode, done.stdout + done.stderr) == (130, "")
+
+
 def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
     """A broken installation shows itself."""
     done = run("sign", "a=1", command=(sys.executable, "-c", BLOCKED.format(name="attrs")))

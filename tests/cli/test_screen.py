@@ -163,6 +163,8 @@ def test_no_advice_names_a_method() -> None:
     assert len(texts) > 15
     assert [text for text in texts if re.search(r"\w+\(\)", in_commands(text))] == []
     assert in_commands("Call register_authorization() first.").startswith("Call `qfpay-preauth register`")
+    missing = [in_commands(text) for text in texts if "mode=rwc" in text]
+    assert missing and all("`qfpay-preauth register`" in text for text in missing)  # noqa: PT018 - one saying
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from qfpay_preauth import PreauthClient
+from qfpay_preauth import BatchRow, PreauthClient, RowOutcome
 from qfpay_preauth._reconcile import Reconciler
 from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import HOLD, Clock, check_equal, doubts, gateway_at, lose, queries, set_clock, teach_words
@@ -62,3 +62,16 @@ async def test_what_waits_for_a_person_does_not_make_every_look_long() -> None:
             before = queries(gateway)
             await _reconciler(client).end_doubts(recent=recent)
             assert (hours, recent, queries(gateway) - before) == (hours, recent, asked)
+
+
+async def test_what_waits_for_a_person_does_not_hold_up_a_batch() -> None:
+    """Before its first row a batch looks at doubts, but not at one that has needed attention for a day."""
+    clock = Clock(NOON)
+    async with gateway_at(clock) as gateway, set_clock(client_of(gateway), clock) as client:
+        await lose(client, gateway, await registered(client, gateway, HOLD))
+        await client.reconcile()
+        for hours, asked in ((23, 1), (25, 0)):
+            clock.ahead = timedelta(hours=hours)
+            before, row = queries(gateway), BatchRow(f"after-{hours}", await registered(client, gateway, HOLD), 5_000)
+            outcomes = [outcome.outcome async for outcome in client.capture_many([row])]
+            assert (outcomes, queries(gateway) - before) == ([RowOutcome.EXECUTED], asked)
