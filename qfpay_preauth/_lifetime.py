@@ -261,6 +261,6 @@ def _a_quarter(settings: Settings) -> int:
     return max(1, settings.requests_per_minute // 4)
 
 
-async def _nothing_yet(entry: Entry, deadline: float) -> Entry:
+async def _nothing_yet(entry: Entry, deadline: float, lane: Lane) -> Entry:
     """Stands in while the seeker, which needs the desk itself, is being made."""
     return entry

@@ -29,6 +29,7 @@ from qfpay_preauth._models import (
 )
 from qfpay_preauth._operations import Desk
 from qfpay_preauth._turnstile import Turnstile
+from qfpay_preauth._windows import Lane
 from qfpay_preauth.errors import PreauthError
 
 log = logging.getLogger("qfpay_preauth")
@@ -43,14 +44,15 @@ _GATHER_S, _GATHER_MAX_S = 1.0, 15.0  # one enquiry serves what is notified mean
 
 @frozen
 class Reader:
-    """Reads the gateway's transactions under one budget."""
+    """Reads the gateway's transactions under one budget, in one lane."""
 
     desk: Desk
     share: Turnstile | None = None
+    lane: Lane = Lane.INTERACTIVE
 
     async def page(self, request: SignedRequest) -> dict[str, object]:
         """One page of an enquiry; with a `share`, no faster than that allows."""
-        call = Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s)
+        call = Call(self.desk.clock.monotonic() + self.desk.settings.deadline_s, self.lane)
         return await _enquiry.ask(self.desk, call, request, self.share)
 
     async def listing(
@@ -122,9 +124,8 @@ class Seeker:
         self._desk = desk
         self._account = account
         self._policy = policy
-        self._reader = Reader(desk)
         self._notified_reader = Reader(desk, share)
-        self._waiting: dict[str, Entry] = {}
+        self._waiting: dict[str, tuple[Entry, Lane]] = {}
         self._syssns: set[str] = set()
         self._round: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
@@ -132,8 +133,11 @@ class Seeker:
         self._gather_s, self._looked_up_at = _GATHER_S, -math.inf
         self._closing = asyncio.Event()
 
-    async def seek(self, entry: Entry, deadline: float) -> Entry:
-        """Look for evidence until `deadline` (monotonic seconds): first soon, then backing off, once near the end."""
+    async def seek(self, entry: Entry, deadline: float, lane: Lane = Lane.INTERACTIVE) -> Entry:
+        """Look for evidence until `deadline` (monotonic seconds): first soon, then backing off, once near the end.
+
+        `lane`: the one in which the entry's caller waits for the budget.
+        """
         wait_s, last = _FIRST_LOOK_S, False
         while entry.unresolved and not last and not self._closing.is_set():
             left = deadline - self._desk.clock.monotonic()
@@ -144,7 +148,7 @@ class Seeker:
             if self._closing.is_set():
                 break
             wait_s = min(wait_s * 2, _LOOK_MAX_S)
-            self._waiting[entry.idempotency_key] = entry
+            self._waiting[entry.idempotency_key] = entry, lane
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, deadline - self._desk.clock.monotonic())):
                     await asyncio.wait((self._join(),))
@@ -185,8 +189,9 @@ class Seeker:
         if before is not None and not before.done():
             await asyncio.wait((before,))
         self._round, self._next = self._next, None
-        entries, self._waiting = list(self._waiting.values()), {}
-        await self._look(self._reader, entries)
+        waiting, self._waiting = list(self._waiting.values()), {}
+        lane = min((lane for _, lane in waiting), default=Lane.INTERACTIVE)  # the most urgent takes the others along
+        await self._look(Reader(self._desk, lane=lane), [entry for entry, _ in waiting])
 
     async def _look(self, reader: Reader, entries: Sequence[Entry], syssns: Sequence[str] = ()) -> None:
         try:

@@ -48,7 +48,7 @@ log = logging.getLogger("qfpay_preauth")
 BATCH_WAIT_MAX_S = 900.0  # 390 requests a minute: some thousand callers may be before it
 LAPSED = "its place in the rate budget had lapsed"
 
-Seek = Callable[[Entry, float], Awaitable[Entry]]
+Seek = Callable[[Entry, float, Lane], Awaitable[Entry]]
 """Looks for evidence about a doubtful entry until a deadline (monotonic seconds); returns the entry as it is then."""
 
 
@@ -124,7 +124,7 @@ async def _perform(
     if entry.unresolved:
         log.warning("outcome of %s on %s is unknown: %s", entry.operation, entry.syssn, entry.detail)
         desk.emit(entry_event("doubt", entry, desk.clock.now(), call.number, detail=entry.detail))
-        entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s))
+        entry = await desk.seek(entry, min(call.deadline, desk.clock.monotonic() + patience_s), call.lane)
     wait_s = retry_after_s(delivery, desk.clock.now()) if delivery else None
     return result_of(entry, replayed=not reserved.fresh, retry_after_s=wait_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from qfpay_preauth import (
     Credentials,
     InvalidRequestError,
     Operation,
+    OutcomeUnknownError,
     PreauthClient,
     RowOutcome,
     Settings,
 )
 from qfpay_preauth import _batch_teller as teller
+from qfpay_preauth._turnstile import Permit, Turnstile
+from qfpay_preauth._windows import Lane
 from qfpay_preauth.testing import Faults, Gateway
 from tests.batch.kit import by_key, captures, executed, holds_of, ran, registering, sent, words
 from tests.client.kit import turns
@@ -247,6 +251,29 @@ async def test_a_gateway_that_is_away_for_a_while(client: PreauthClient, qfpay_g
     assert entry.attempt == 1 + teller.NOT_SENT_MAX
     await qfpay_gateway.accept_connections()
     assert words(await ran(client, rows)) == {"executed": 10}
+
+
+async def test_evidence_is_looked_for_in_the_caller_s_lane(
+    qfpay_gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a batch row needs to know does not go before a person's call, nor takes the room that is kept for it."""
+    asked: list[Lane] = []
+    permit = Turnstile.permit
+
+    async def noted(turnstile: Turnstile, deadline: float, lane: Lane = Lane.INTERACTIVE) -> Permit:
+        asked.append(lane)
+        return await permit(turnstile, deadline, lane)
+
+    monkeypatch.setattr(Turnstile, "permit", noted)
+    qfpay_gateway.faults.add("drop_after", operation="capture", times=2)
+    async with client_of(qfpay_gateway, patience_s=1) as client:
+        (row,) = captures(qfpay_gateway, holds_of(qfpay_gateway), 1)
+        await ran(client, [row])
+        assert set(asked) == {Lane.BATCH}  # what finds room at once does not ask
+        asked.clear()
+        with contextlib.suppress(OutcomeUnknownError):
+            await client.capture(row.syssn, 777, idempotency_key="by hand")
+        assert set(asked) == {Lane.INTERACTIVE}
 
 
 async def test_the_own_budget_is_waited_for(qfpay_gateway: Gateway) -> None:
