@@ -86,8 +86,8 @@ class Calls:
             call.abandon()
             raise
         if task.cancelled():
-            # this call did nothing; what its key did before, nobody has looked up
-            raise NotSentError("The call was called off before anything was written or sent.", outcome=Outcome.UNKNOWN)
+            # it sent nothing, or was looking for evidence; what its key did, nobody has looked up
+            raise NotSentError("The call was called off.", outcome=Outcome.UNKNOWN)
         return task.result()
 
     def call_off(self, group: object) -> None:

@@ -36,11 +36,16 @@ else:
 class _Sealing(type):
     """Makes an instance while it is open, and then closes it; attrs' `frozen` goes around a closed door each time."""
 
+    _making: type | None
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> None:
+        super().__init__(name, bases, body)
+        cls._making = body.get("_making")  # none of its own: a subclass, declared in another way
+
     def __call__(cls, *args: Any, **named: Any) -> Any:
-        making = cls.__dict__.get("_making")
-        if making is None:
-            return super().__call__(*args, **named)  # a subclass, declared in another way
-        made = making(*args, **named)
+        if cls._making is None:
+            return super().__call__(*args, **named)
+        made = cls._making(*args, **named)
         made.__class__ = cls
         return made
 
