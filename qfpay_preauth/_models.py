@@ -29,6 +29,10 @@ class State(enum.StrEnum):
     NOT_EXECUTED = "not_executed"
 
 
+# asked for several times for each operation, and an enumeration's attributes are slow before Python 3.12
+_HELD, _IN_DOUBT = State.HELD, State.IN_DOUBT
+
+
 class Why(enum.StrEnum):
     """Why an entry ended not executed (OPERATOR also marks a person's "it happened")."""
 
@@ -146,11 +150,11 @@ class Entry:
     @property
     def unresolved(self) -> bool:
         """Whether it still claims its amount."""
-        return self.state is State.HELD or self.state is State.IN_DOUBT
+        return self.state is _HELD or self.state is _IN_DOUBT
 
     def doubtful(self, now: datetime) -> bool:
         """Whether it counts as in doubt at `now`: it is, or it was held too long ago to be still under way."""
-        return self.state is State.IN_DOUBT or (self.state is State.HELD and now >= self.doubt_at)
+        return self.state is _IN_DOUBT or (self.state is _HELD and now >= self.doubt_at)
 
 
 @passing

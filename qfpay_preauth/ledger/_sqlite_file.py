@@ -67,6 +67,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _check(connection: sqlite3.Connection, path: Path, environment: str) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = OFF")  # nothing secret is in it; some systems overwrite what is deleted
     connection.execute("PRAGMA temp_store = MEMORY")  # what a statement may have to undo needs no file
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qfpay_preauth._models import Judgement, Operation, State, Verdict
 from qfpay_preauth.errors import (
@@ -19,7 +23,9 @@ from qfpay_preauth.errors import (
     PreauthError,
 )
 from qfpay_preauth.ledger import Reserved, _verbs, _writer
+from qfpay_preauth.ledger import _sqlite_many as many
 from qfpay_preauth.ledger._sqlite_rows import SqliteTransaction
+from qfpay_preauth.ledger._sqlite_values import _json_of
 from qfpay_preauth.testing._ledger_kit import HOLD, Scene, moment
 
 from .kit import (
@@ -337,3 +343,22 @@ class _Clock:
     def sleep(self, seconds: float) -> None:
         """Do not wait."""
         self._waits.append(seconds)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_many_rows_are_changed_by_one_statement(rows: int) -> None:
+    """An UPDATE made for many rows changes each of them as the one for a single row does, and no other."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE t (a TEXT, b INTEGER, c TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, 0, 'x')", [(f"k{number}",) for number in range(rows + 2)])
+        values = [value for number in range(rows) for value in (number * 10, "" if number % 2 else "y", f"k{number}")]
+        text = many.update("UPDATE t SET b = ?, c = nullif(?, '') WHERE a = ?", rows)
+        assert connection.execute(text, values).rowcount == rows
+        found = connection.execute("SELECT b, c FROM t ORDER BY rowid").fetchall()
+    assert found == [*((n * 10, None if n % 2 else "y") for n in range(rows)), (0, "x"), (0, "x")]
+
+
+@given(st.dictionaries(st.text(), st.text() | st.none() | st.integers() | st.booleans() | st.lists(st.text())))
+def test_an_answer_is_kept_as_json_has_it(raw: dict[str, Any]) -> None:
+    """The quick way to write an answer's fields gives what `json.dumps` gives."""
+    assert _json_of(raw) == json.dumps(raw)
