@@ -4,8 +4,8 @@ QFPay, Rate limits: 100 requests a second and 400 a minute per merchant. A permi
 and spent when the body leaves; in between it counts as sent now, so however long a request waits for its connection, no
 window ever holds more sendings than its limit. A 429 parks all callers, and then one alone tries.
 
-The windows are logs of our own, of one number for each sending: a library's bucket keeps an object for each, which for
-a minute of a batch is many megabytes, and knows nothing of permits that are not spent yet.
+The windows are logs of our own: a library's bucket keeps an object for each sending, which for a minute of a batch is
+many megabytes, and knows nothing of permits that are not spent yet.
 """
 
 from __future__ import annotations
@@ -18,29 +18,54 @@ from qfpay_preauth.errors import ConfigurationError
 
 _SECOND_MS, _MINUTE_MS = 1_000, 60_000
 _ROOM_SOON_S = 0.01  # all room is taken by permits not yet spent: look again shortly
+_FINE_MAX, _STEPS = 1_000, 1_000
 _PROBE_LOOK_S = 0.05  # one request finds out whether the gateway takes requests again
 _PARK_FIRST_S, _PARK_MAX_S = 0.25, 30.0  # after a 429 that names no time, doubled each time
 
 
 class Window:
-    """When the last requests were sent: a sliding log of `width_ms`, both of whose ends belong to it."""
+    """When the last requests were sent: a sliding log of `width_ms`, both of whose ends belong to it.
 
-    __slots__ = ("limit", "sent", "width_ms")
+    Up to a thousand requests it knows each one's millisecond. Above, that would be megabytes for a minute of a batch:
+    it takes some milliseconds together, each request for the last of them, so that it stays in the window the longer.
+    """
+
+    __slots__ = ("_count", "_sent", "limit", "width_ms")
 
     def __init__(self, limit: int, width_ms: int) -> None:
         self.limit = limit
         self.width_ms = width_ms
-        self.sent: deque[int] = deque()
+        self._sent: deque[list[int]] = deque()
+        """[when, how many], oldest first."""
+        self._count = 0
+
+    def add(self, now_ms: int) -> None:
+        """A request is being sent now."""
+        step_ms = 1 if self.limit <= _FINE_MAX else self.width_ms // _STEPS
+        when = -(-now_ms // step_ms) * step_ms
+        self._count += 1
+        if self._sent and self._sent[-1][0] >= when:
+            self._sent[-1][1] += 1
+        else:
+            self._sent.append([when, 1])
 
     def wait_ms(self, now_ms: int, outstanding: int) -> float:
         """0 where one more may be sent while `outstanding` others count as sent now; else when to ask again."""
-        sent, ends = self.sent, now_ms - self.width_ms
-        while sent and sent[0] < ends:
-            sent.popleft()
-        over = len(sent) + outstanding + 1 - self.limit
+        sent, ends = self._sent, now_ms - self.width_ms
+        while sent and sent[0][0] < ends:
+            self._count -= sent.popleft()[1]
+        over = self._count + outstanding + 1 - self.limit
         if over <= 0:
             return 0
-        return _ROOM_SOON_S * 1000 if over > len(sent) else sent[over - 1] + self.width_ms - now_ms + 1
+        return _ROOM_SOON_S * 1000 if over > self._count else self._leaves(over) + self.width_ms - now_ms + 1
+
+    def _leaves(self, count: int) -> int:
+        """When the last of the `count` oldest was sent."""
+        for when, many in self._sent:
+            count -= many
+            if count <= 0:
+                return when
+        raise AssertionError("it holds fewer")
 
 
 class Budget:
@@ -111,7 +136,7 @@ class Budget:
         with self._lock:
             self._outstanding -= 1
             for window in self._windows:
-                window.sent.append(now_ms)
+                window.add(now_ms)
 
     def give_back(self) -> None:
         """The permit's request was never sent."""

@@ -38,7 +38,7 @@ from qfpay_preauth.ledger._sqlite_values import (
     sums_of,
 )
 
-REMEMBERED_MAX = 4_000
+REMEMBERED_MAX = 2_000
 """Holds, or entries, that are remembered at most from one transaction to the next."""
 Name: TypeAlias = tuple[str, str]
 """An account, and what names a row within it."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qfpay_preauth import ConfigurationError, Outcome, RateLimitedError
+from qfpay_preauth import ConfigurationError, Outcome, RateLimitedError, _limits
 from qfpay_preauth._limits import Budget, budget_for
 from qfpay_preauth._turnstile import Permit, Turnstile
 
@@ -91,39 +93,60 @@ _steps = st.lists(
 
 
 @settings(max_examples=200)
-@given(st.integers(1, 4), st.integers(1, 6), _steps)
-def test_no_window_ever_holds_more_than_its_limit(per_second: int, more: int, steps: list[tuple[int, str]]) -> None:
+def _coarse(coarse: bool) -> AbstractContextManager[Any]:
+    """Budgets as they are, or as those above a thousand requests are: with sendings taken together."""
+    return patch.multiple(_limits, _FINE_MAX=0, _STEPS=10) if coarse else nullcontext()
+
+
+@given(st.booleans(), st.integers(1, 4), st.integers(1, 6), _steps)
+def test_no_window_ever_holds_more_than_its_limit(
+    coarse: bool, per_second: int, more: int, steps: list[tuple[int, str]]
+) -> None:
     """Whatever is taken, spent late and given back: counted at the moment of spending, no window is over its limit."""
     budget = Budget(per_second, min(per_second + more, per_second * 60))
     now_ms, held = 0, 0
     sent_ms: list[int] = []
-    for pause_ms, step in steps:
-        now_ms += pause_ms
-        if step == "take" and budget.take(now_ms) == 0.0:
-            held += 1
-        elif step == "spend" and held:
-            held -= 1
-            budget.spend(now_ms)
-            sent_ms.append(now_ms)
-        elif step == "back" and held:
-            held -= 1
-            budget.give_back()
+    with _coarse(coarse):
+        for pause_ms, step in steps:
+            now_ms += pause_ms
+            if step == "take" and budget.take(now_ms) == 0.0:
+                held += 1
+            elif step == "spend" and held:
+                held -= 1
+                budget.spend(now_ms)
+                sent_ms.append(now_ms)
+            elif step == "back" and held:
+                held -= 1
+                budget.give_back()
     assert most_in_any(SECOND, sent_ms) <= per_second
     assert most_in_any(MINUTE, sent_ms) <= per_second + more
 
 
-@given(st.integers(1, 5), st.integers(1, 8), st.lists(st.integers(0, 2500), max_size=60))
-def test_who_waits_as_told_gets_a_permit(per_second: int, more: int, pauses_ms: list[int]) -> None:
+@given(st.booleans(), st.integers(1, 5), st.integers(1, 8), st.lists(st.integers(0, 2500), max_size=60))
+def test_who_waits_as_told_gets_a_permit(coarse: bool, per_second: int, more: int, pauses_ms: list[int]) -> None:
     """The wait that is named is enough where nobody else takes the room: no permit is lost for ever."""
     budget = Budget(per_second, per_second + more)
     now_ms = 0
-    for pause_ms in pauses_ms:
-        now_ms += pause_ms
-        wait_s = budget.take(now_ms)
-        if wait_s:
-            now_ms += round(wait_s * 1000)
-            assert budget.take(now_ms) == 0.0
-        budget.spend(now_ms)
+    with _coarse(coarse):
+        for pause_ms in pauses_ms:
+            now_ms += pause_ms
+            wait_s = budget.take(now_ms)
+            if wait_s:
+                now_ms += round(wait_s * 1000)
+                assert budget.take(now_ms) == 0.0
+            budget.spend(now_ms)
+
+
+def test_a_minute_of_a_great_budget_is_a_short_log() -> None:
+    """Sixty thousand sendings within a minute are remembered as a thousand, none of which leaves too soon."""
+    budget = Budget(100_000, 60_000 * 60)
+    for number in range(60_000):
+        budget.spend(number)
+    minute, _ = budget._windows
+    assert len(minute._sent) <= 1_001
+    assert minute.wait_ms(60_000 + 30_000, 0) == 0
+    assert sum(many for _, many in minute._sent) == minute._count == pytest.approx(30_000, abs=60)
+    assert minute._count >= 30_000
 
 
 @pytest.mark.parametrize(
