@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfpay_preauth import ConfigurationError, Outcome, RateLimitedError, _limits
-from qfpay_preauth._limits import Budget, budget_for
+from qfpay_preauth._limits import Budget, Window, budget_for
 from qfpay_preauth._turnstile import Permit, Turnstile
 
 SECOND, MINUTE = 1000, 60_000
@@ -135,6 +135,24 @@ def test_who_waits_as_told_gets_a_permit(coarse: bool, per_second: int, more: in
                 now_ms += round(wait_s * 1000)
                 assert budget.take(now_ms) == 0.0
             budget.spend(now_ms)
+
+
+def test_sendings_taken_together_stay_in_the_window_the_longer() -> None:
+    """Where some milliseconds are taken together, none of them leaves before its own time."""
+    window = Window(2, SECOND)
+    with _coarse(True):
+        window.add(1)
+        window.add(99)
+        assert window.wait_ms(99 + SECOND, 0) > 0
+        assert window.wait_ms(100 + SECOND + 1, 0) == 0
+
+
+def test_who_comes_behind_others_waits_for_as_many_to_leave() -> None:
+    """With one permit outstanding the window has room once two of the three in it have left."""
+    window = Window(3, SECOND)
+    for moment in (0, 10, 20):
+        window.add(moment)
+    assert window.wait_ms(30, outstanding=1) == 10 + SECOND + 1 - 30
 
 
 def test_a_minute_of_a_great_budget_is_a_short_log() -> None:
