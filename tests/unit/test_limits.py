@@ -92,12 +92,12 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=200)
 def _coarse(coarse: bool) -> AbstractContextManager[Any]:
     """Budgets as they are, or as those above a thousand requests are: with sendings taken together."""
     return patch.multiple(_limits, _FINE_MAX=0, _STEPS=10) if coarse else nullcontext()
 
 
+@settings(max_examples=400)
 @given(st.booleans(), st.integers(1, 4), st.integers(1, 6), _steps)
 def test_no_window_ever_holds_more_than_its_limit(
     coarse: bool, per_second: int, more: int, steps: list[tuple[int, str]]
