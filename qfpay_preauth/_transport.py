@@ -123,24 +123,27 @@ class Transport:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             return NotSent("the deadline passed before it could be sent")
-        total_s = min(self._settings.timeout_total_s, left)
-        lines = self._lines
         try:
-            if lines is None or _direct.mocked():
-                return await self._post_by_session(request, body, total_s)
-            with self._deadlines.within(total_s):
-                line = lines.idle() or await lines.line(self._connecting)
-                try:
-                    head = lines.head(request.path, request.headers, len(request.body))
-                    status, headers, content = await line.ask(head + body.hand_over())
-                except BaseException:
-                    line.close()
-                    raise
-                finally:
-                    lines.give_back(line)
-            return _too_long(status) if content is None else Answer(status, headers, content)
+            return await self._post(request, body, min(self._settings.timeout_total_s, left))
         except (Exception, asyncio.CancelledError) as error:  # only `taken` tells what an error means
             return _delivery_of(error, body)
+
+    async def _post(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
+        """The seam where a simulation puts its own wire: an answer, or whatever went wrong."""
+        lines = self._lines
+        if lines is None or _direct.mocked():
+            return await self._post_by_session(request, body, total_s)
+        with self._deadlines.within(total_s):
+            line = lines.idle() or await lines.line(self._connecting)
+            try:
+                head = lines.head(request.path, request.headers, len(request.body))
+                status, headers, content = await line.ask(head + body.hand_over())
+            except BaseException:
+                line.close()
+                raise
+            finally:
+                lines.give_back(line)
+        return _too_long(status) if content is None else Answer(status, headers, content)
 
     async def _post_by_session(self, request: SignedRequest, body: Body, total_s: float) -> Delivery:
         response = await self._session.post(
