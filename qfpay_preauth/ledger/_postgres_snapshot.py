@@ -141,6 +141,17 @@ class Snapshot:
         """Whether anything was."""
         return bool(self._undo or self.events)
 
+    @property
+    def values(self) -> tuple[dict[Name, Any], dict[Name, Any], dict[Name, Any]]:
+        """The tables whose rows have revisions, in the order in which they are written."""
+        return self.authorizations, self.entries, self.movements
+
+    @property
+    def weighed(self) -> bool:
+        """Whether anything but holds, entries, movements and events was written."""
+        put = self.put_words or self.put_discrepancies or self.put_notices or self.ended_notices or self.lowered
+        return bool(put)
+
     def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._undo.append((table, key, table.get(key, _ABSENT)))
         table[key] = value
