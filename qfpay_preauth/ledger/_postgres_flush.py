@@ -157,9 +157,7 @@ def _marked(schema: str) -> _Part:
     )
 
 
-def _values(
-    parts: _Parts, schema: str, table: rows.Table, snapshot: Snapshot, changed: list[tuple[Name, Any]]
-) -> None:
+def _values(parts: _Parts, schema: str, table: rows.Table, snapshot: Snapshot, changed: list[tuple[Name, Any]]) -> None:
     revisions, stored = snapshot.revisions[table.name], snapshot.stored[table.name]
     parts.insert(schema, table, rows.rows_of([value for name, value in changed if name not in revisions]))
     if there := [each for each in changed if each[0] in revisions]:
@@ -189,6 +187,8 @@ def _evidence(parts: _Parts, schema: str, snapshot: Snapshot) -> None:
         parts.part(_closed_notices(schema), closed)
     if lowered := [[account, rows.micros(moment)] for account, moment in snapshot.lowered.items()]:
         parts.part(_lowered(schema), lowered)
+    if windows := [list(each) for each in snapshot.windows.items()]:
+        parts.part(_put_windows(schema), windows)
 
 
 @cache
@@ -218,4 +218,14 @@ def _lowered(schema: str) -> _Part:
         f"UPDATE {schema}.bookmarks t SET read_until = v.read_until FROM {_source('lowered', rows.BOOKMARKS.columns)} "
         "WHERE t.account = v.account AND t.read_until > v.read_until",
         all_change=False,
+    )
+
+
+@cache
+def _put_windows(schema: str) -> _Part:
+    """Their row is there: whoever puts them has locked it."""
+    return _Part(
+        "put_windows",
+        f"UPDATE {schema}.windows t SET state = v.state FROM {_source('put_windows', ('name', 'state'))} "
+        "WHERE t.name = v.name",
     )
