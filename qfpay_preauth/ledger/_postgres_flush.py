@@ -9,7 +9,7 @@ are in the statement's text, one JSON document for all tables: plain ASCII, quot
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from attrs import frozen
@@ -19,6 +19,7 @@ from qfpay_preauth.ledger._postgres_snapshot import Name, Snapshot
 
 STALE = "22012"  # division_by_zero: a row is not as it was read
 UNMARKED = "2201F"  # invalid_argument_for_power_function: the writer's own row is not as it was left
+STATEMENTS_MAX = 256  # texts that are kept, of those that depend on which columns changed
 _REVISED = {table.name: table for table in (rows.AUTHORIZATIONS, rows.ENTRIES, rows.MOVEMENTS)}
 _TABLES = {table.name: table for table in (*_REVISED.values(), rows.EVENTS, rows.DISCREPANCIES, rows.NOTICES)}
 
@@ -38,38 +39,56 @@ class Marks:
 
 
 class _Parts:
-    def __init__(self, schema: str, word: str) -> None:
-        self.schema = schema
-        self.texts: list[str] = []
-        self.counts: list[str] = []
+    """What the statement is made of: its text depends on the parts' shapes only, so it is made once for each sort of
+    batch; what is new each time are the values, and how many rows each part must change."""
+
+    def __init__(self) -> None:
+        self.texts: list[_Part] = []
         self.values: dict[str, list[list[Any]]] = {}
-        self._quote = f"$q{word}$"
 
-    def quoted(self, text: str) -> str:
-        """A text that nothing in it can end: JSON is ASCII, and holds no word that was drawn a moment ago."""
-        return f"{self._quote}{text}{self._quote}"
+    def part(self, text: _Part, values: list[list[Any]]) -> None:
+        """One statement over the values of its name."""
+        self.values[text.name] = values
+        self.texts.append(text)
 
-    def part(self, name: str, text: str, values: list[list[Any]], *, all_change: bool = True) -> None:
-        """One statement over the values of its name; each of them must change a row, unless told otherwise."""
-        self.values[name] = values
-        self.texts.append(f"{name} AS ({text} RETURNING 1)")
-        if all_change:
-            self.counts.append(f"(SELECT count(*) FROM {name}) = {len(values)}")
-
-    def insert(self, table: rows.Table, values: list[list[Any]]) -> None:
+    def insert(self, schema: str, table: rows.Table, values: list[list[Any]]) -> None:
         if values:
-            name = f"new_{table.name}"
-            self.part(name, _inserting(self.schema, table.name, name), values)
+            self.part(_inserting(schema, table.name), values)
 
-    def statement(self, step: int) -> str:
+    def statement(self, marked: _Part, marks: Marks) -> str:
         """All parts; it fails with UNMARKED or STALE where the first, or another, does not count what it must."""
-        marked, *others = self.counts
-        agree = " AND ".join(others) or "true"
-        given = f"SELECT {self.quoted(rows.text(self.values))}::jsonb AS j, {step} AS step"
-        return (
-            f"WITH given AS MATERIALIZED ({given}), {', '.join(self.texts)} "
-            f"SELECT sqrt(CASE WHEN {marked} THEN 1 ELSE -1 END), 1 / (CASE WHEN {agree} THEN 1 ELSE 0 END)"
-        )
+        counts = [len(self.values[each.name]) for each in self.texts if each.all_change]
+        limits = [len(self.values[each.name]) for each in self.texts if each.limited]
+        given = _quoted(rows.text(self.values), marks.new)
+        known = [_quoted(each, marks.new) for each in (marks.writer, marks.new, marks.last)]
+        return _statement(marked, *self.texts) % (given, marks.step, *known, *limits, *counts)
+
+
+@frozen(cache_hash=True)
+class _Part:
+    """One statement over the values of its name; `all_change`: each of them must change a row; `limited`: their number
+    stands in the text."""
+
+    name: str
+    text: str
+    all_change: bool = True
+    limited: bool = False
+
+
+def _quoted(text: str, word: str) -> str:
+    """A text that nothing in it can end: JSON is ASCII, and holds no word that was drawn a moment ago."""
+    return f"$q{word}${text}$q{word}$"
+
+
+@lru_cache(STATEMENTS_MAX)
+def _statement(marked: _Part, *parts: _Part) -> str:
+    texts = ", ".join(f"{each.name} AS ({each.text} RETURNING 1)" for each in (marked, *parts))
+    agree = " AND ".join(f"(SELECT count(*) FROM {each.name}) = %d" for each in parts if each.all_change)
+    return (
+        f"WITH given AS MATERIALIZED (SELECT %s::jsonb AS j, %d AS step), {texts} "
+        f"SELECT sqrt(CASE WHEN (SELECT count(*) FROM {marked.name}) = 1 THEN 1 ELSE -1 END), "
+        f"1 / (CASE WHEN {agree or 'true'} THEN 1 ELSE 0 END)"
+    )
 
 
 def _source(part: str, names: tuple[str, ...]) -> str:
@@ -78,111 +97,135 @@ def _source(part: str, names: tuple[str, ...]) -> str:
 
 
 @cache
-def _inserting(schema: str, name: str, part: str) -> str:
-    table = _TABLES[name]
+def _inserting(schema: str, name: str) -> _Part:
+    table, part = _TABLES[name], f"new_{name}"
     order = ", ".join(f'v."{each}"' for each in table.key)
     into, given = rows.columns(table), rows.columns(table, "v")
     if name in _REVISED:
         into, given = f"{into}, revision", f"{given}, given.step"
     ordered = f" ORDER BY {order}" if order else ""
-    return f"INSERT INTO {schema}.{name} ({into}) SELECT {given} FROM given, {_source(part, table.columns)}{ordered}"
+    source = _source(part, table.columns)
+    return _Part(part, f"INSERT INTO {schema}.{name} ({into}) SELECT {given} FROM given, {source}{ordered}")
 
 
-@cache
-def _updating(schema: str, name: str, part: str, changed: tuple[str, ...]) -> tuple[str, str]:
-    """Only where a row's revision is the one that its value says it was read at; between the two goes a count."""
-    key = (*_TABLES[name].key, "revision")
+@lru_cache(STATEMENTS_MAX)
+def _updating(schema: str, name: str, changed: tuple[str, ...]) -> _Part:
+    """Only where a row's revision is the one that its value says it was read at."""
+    key, part = (*_TABLES[name].key, "revision"), f"changed_{name}"
     changes = "".join(f'"{each}" = v."{each}", ' for each in changed)
     same = " AND ".join(f't."{each}" = v."{each}"' for each in key)
     values = f"SELECT {rows.read_as((*key, *changed), 'each')} FROM given, jsonb_array_elements(given.j->'{part}') each"
-    return (
-        f"UPDATE {schema}.{name} t SET {changes}revision = t.revision + given.step FROM given, ({values} LIMIT ",
-        f") v WHERE {same}",
+    # the limit limits nothing: it is how PostgreSQL, with no statistics, knows that few rows are looked for
+    return _Part(
+        part,
+        f"UPDATE {schema}.{name} t SET {changes}revision = t.revision + given.step FROM given, ({values} LIMIT %d) v "
+        f"WHERE {same}",
+        limited=True,
     )
 
 
 def locking(snapshot: Snapshot, schema: str, word: str) -> str:
     """The statement that locks all holds that are written, in the order in which everybody locks them."""
     holds = list(snapshot.changed["authorizations"])
-    names = _Parts(schema, word).quoted(rows.text(holds))
     return (
-        f"SELECT count(*) FROM (SELECT 1 FROM {schema}.authorizations h WHERE (h.account, h.syssn) IN "
-        f"(SELECT each->>0, each->>1 FROM jsonb_array_elements({names}::jsonb) each LIMIT {len(holds)}) "
-        "ORDER BY h.account, h.syssn FOR NO KEY UPDATE OF h) locked"
+        f"SELECT count(*) FROM (SELECT 1 FROM {schema}.authorizations h WHERE (h.account, h.syssn) IN (SELECT "
+        f"each->>0, each->>1 FROM jsonb_array_elements({_quoted(rows.text(holds), word)}::jsonb) each "
+        f"LIMIT {len(holds)}) ORDER BY h.account, h.syssn FOR NO KEY UPDATE OF h) locked"
     )
 
 
 def flush_of(snapshot: Snapshot, schema: str, marks: Marks) -> str:
     """The statement that writes everything, and the writer's mark."""
-    parts = _Parts(schema, marks.new)
-    _mark(parts, marks)
-    _values(parts, rows.AUTHORIZATIONS, snapshot, snapshot.authorizations)
-    _values(parts, rows.ENTRIES, snapshot, snapshot.entries)
-    _values(parts, rows.MOVEMENTS, snapshot, snapshot.movements)
-    parts.insert(rows.EVENTS, rows.rows_of(snapshot.events))
-    _evidence(parts, snapshot)
-    return parts.statement(marks.step)
+    parts = _Parts()
+    for table, values in zip(_REVISED.values(), snapshot.values, strict=True):
+        if changed := snapshot.changed[table.name]:
+            _values(parts, schema, table, snapshot, [(name, values[name]) for name in changed])
+    parts.insert(schema, rows.EVENTS, rows.rows_of(snapshot.events))
+    if snapshot.weighed:
+        _evidence(parts, schema, snapshot)
+    return parts.statement(_marked(schema), marks)
 
 
-def _mark(parts: _Parts, marks: Marks) -> None:
-    """A ledger that was moved elsewhere takes no writer any more."""
-    s = parts.schema
-    parts.part(
+@cache
+def _marked(schema: str) -> _Part:
+    """The writer's mark; a ledger that was moved elsewhere takes no writer any more."""
+    return _Part(
         "marked",
-        f"INSERT INTO {s}.writers AS w (writer, mark) SELECT {parts.quoted(marks.writer)}, {parts.quoted(marks.new)} "
-        f"WHERE NOT EXISTS (SELECT 1 FROM {s}.meta WHERE name = 'moved_to') "
-        f"ON CONFLICT (writer) DO UPDATE SET mark = excluded.mark WHERE w.mark = {parts.quoted(marks.last)}",
-        [[]],
+        f"INSERT INTO {schema}.writers AS w (writer, mark) SELECT %s, %s "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {schema}.meta WHERE name = 'moved_to') "
+        "ON CONFLICT (writer) DO UPDATE SET mark = excluded.mark WHERE w.mark = %s",
     )
 
 
-def _values(parts: _Parts, table: rows.Table, snapshot: Snapshot, values: dict[Name, Any]) -> None:
+def _values(parts: _Parts, schema: str, table: rows.Table, snapshot: Snapshot, changed: list[tuple[Name, Any]]) -> None:
     revisions, stored = snapshot.revisions[table.name], snapshot.stored[table.name]
-    changed = snapshot.changed[table.name]
-    parts.insert(table, rows.rows_of([values[name] for name in changed if name not in revisions]))
-    if there := [name for name in changed if name in revisions]:
-        names = rows.differing([(stored[name], values[name]) for name in there], but=table.key)
-        found = rows.rows_of([values[name] for name in there], (*table.key, *names))
+    parts.insert(schema, table, rows.rows_of([value for name, value in changed if name not in revisions]))
+    if there := [each for each in changed if each[0] in revisions]:
+        names = rows.differing([(stored[name], value) for name, value in there], but=table.key)
+        found = rows.rows_of([value for _, value in there], (*table.key, *names))
         place = len(table.key)
-        for name, row in zip(there, found, strict=True):
+        for (name, _), row in zip(there, found, strict=True):
             row.insert(place, revisions[name])
-        part = f"changed_{table.name}"
-        head, tail = _updating(parts.schema, table.name, part, names)
-        # the limit limits nothing: it is how PostgreSQL, with no statistics, knows that few rows are looked for
-        parts.part(part, f"{head}{len(found)}{tail}", found)
+        parts.part(_updating(schema, table.name, names), found)
 
 
-def _evidence(parts: _Parts, snapshot: Snapshot) -> None:
-    s = parts.schema
+def _evidence(parts: _Parts, schema: str, snapshot: Snapshot) -> None:
     if words := [[*key, linked] for key, linked in snapshot.put_words.items()]:
-        parts.part(
-            "seen_words",
-            f"INSERT INTO {s}.words AS t (account, kind, word, linked) SELECT v.account, v.kind, v.word, v.linked "
-            f"FROM {_source('seen_words', rows.WORDS.columns)} ORDER BY v.account, v.kind, v.word "
-            "ON CONFLICT (account, kind, word) DO UPDATE SET linked = t.linked OR excluded.linked",
-            words,
-        )
+        parts.part(_seen_words(schema), words)
     differ, new, ended = snapshot.put_discrepancies, snapshot.put_notices, snapshot.ended_notices
     parts.insert(
+        schema,
         rows.DISCREPANCIES,
         [rows.row(each, name[0], rows.micros(at), name[1], False) for name, (at, each) in differ.items()],
     )
     parts.insert(
+        schema,
         rows.NOTICES,
         [rows.row(each, name[0], rows.micros(at), name not in ended) for name, (at, each) in new.items()],
     )
     if closed := [list(name) for name in ended if name not in new]:
-        parts.part(
-            "closed_notices",
-            f"UPDATE {s}.notices t SET open = false FROM {_source('closed_notices', rows.NOTICES.key)} "
-            "WHERE t.account = v.account AND t.digest = v.digest",
-            closed,
-        )
+        parts.part(_closed_notices(schema), closed)
     if lowered := [[account, rows.micros(moment)] for account, moment in snapshot.lowered.items()]:
-        parts.part(  # a bookmark that is not there, or lies before, stays
-            "lowered",
-            f"UPDATE {s}.bookmarks t SET read_until = v.read_until FROM {_source('lowered', rows.BOOKMARKS.columns)} "
-            "WHERE t.account = v.account AND t.read_until > v.read_until",
-            lowered,
-            all_change=False,
-        )
+        parts.part(_lowered(schema), lowered)
+    if windows := [list(each) for each in snapshot.windows.items()]:
+        parts.part(_put_windows(schema), windows)
+
+
+@cache
+def _seen_words(schema: str) -> _Part:
+    return _Part(
+        "seen_words",
+        f"INSERT INTO {schema}.words AS t (account, kind, word, linked) SELECT v.account, v.kind, v.word, v.linked "
+        f"FROM {_source('seen_words', rows.WORDS.columns)} ORDER BY v.account, v.kind, v.word "
+        "ON CONFLICT (account, kind, word) DO UPDATE SET linked = t.linked OR excluded.linked",
+    )
+
+
+@cache
+def _closed_notices(schema: str) -> _Part:
+    return _Part(
+        "closed_notices",
+        f"UPDATE {schema}.notices t SET open = false FROM {_source('closed_notices', rows.NOTICES.key)} "
+        "WHERE t.account = v.account AND t.digest = v.digest",
+    )
+
+
+@cache
+def _lowered(schema: str) -> _Part:
+    """A bookmark that is not there, or lies before, stays."""
+    return _Part(
+        "lowered",
+        f"UPDATE {schema}.bookmarks t SET read_until = v.read_until FROM {_source('lowered', rows.BOOKMARKS.columns)} "
+        "WHERE t.account = v.account AND t.read_until > v.read_until",
+        all_change=False,
+    )
+
+
+@cache
+def _put_windows(schema: str) -> _Part:
+    """Their row is there: whoever puts them has locked it."""
+    return _Part(
+        "put_windows",
+        f"UPDATE {schema}.windows t SET state = v.state FROM {_source('put_windows', ('name', 'state'))} "
+        "WHERE t.name = v.name",
+    )

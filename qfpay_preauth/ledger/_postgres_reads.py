@@ -11,6 +11,7 @@ from typing import Any
 from qfpay_preauth._models import Authorization, Discrepancy, Entry, Event
 from qfpay_preauth._windows import Claim, Grant, exchanged, from_text, to_text
 from qfpay_preauth.ledger import _postgres_rows as rows
+from qfpay_preauth.ledger._postgres_snapshot import Snapshot
 from qfpay_preauth.ledger._postgres_source import Connection
 from qfpay_preauth.ledger._store import After
 
@@ -42,9 +43,9 @@ STATEMENTS = {
     "put_bookmark": "INSERT INTO {s}.bookmarks AS t (account, read_until) VALUES ($1, $2) "
     "ON CONFLICT (account) DO UPDATE SET read_until = greatest(t.read_until, excluded.read_until)",
     "begin_windows": "INSERT INTO {s}.windows (name, state) VALUES ($1, '') ON CONFLICT (name) DO NOTHING",
-    "lock_windows": "SELECT state FROM {s}.windows WHERE name = $1 FOR UPDATE",
-    "clock": "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-    "put_windows": "UPDATE {s}.windows SET state = $2 WHERE name = $1",
+    # the clock is read once the row is locked: what locks stays a query of its own, and is done first
+    "lock_windows": "SELECT state, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint "
+    "FROM (SELECT state FROM {s}.windows WHERE name = $1 FOR UPDATE) locked",
 }
 
 
@@ -105,16 +106,17 @@ class Reads:
         """See Ledger.bookmark."""
         await connection.execute(self.texts["put_bookmark"], account, rows.micros(read_until))
 
-    async def draw(self, connection: Connection, claim: Claim, asked: float) -> Grant:
+    async def draw(self, connection: Connection, snapshot: Snapshot, claim: Claim, asked: float) -> Grant:
         """See Ledger.draw. The clock is the database's; `asked` is the claim's, read before anything was sent."""
-        state = await connection.fetchval(self.texts["lock_windows"], claim.name)
-        if state is None:
+        found = await connection.fetch(self.texts["lock_windows"], claim.name)
+        if not found:
             await connection.execute(self.texts["begin_windows"], claim.name)
-            state = await connection.fetchval(self.texts["lock_windows"], claim.name)
-        now_ms = await connection.fetchval(self.texts["clock"])
+            found = await connection.fetch(self.texts["lock_windows"], claim.name)
+        ((state, now_ms),) = found
+        state = snapshot.windows.get(claim.name, state)  # another draw of the same transaction put it
         # at least so long ago; less would keep what was spent in its window for longer than it is, never shorter
         spent_ms = now_ms - max(0, math.floor((asked - claim.spent_at) * 1000))
         windows, grant = exchanged(from_text(state or None), claim, now_ms, spent_ms)
         if claim.spent or claim.returned or claim.park_s or grant.permits:
-            await connection.execute(self.texts["put_windows"], claim.name, to_text(windows))
+            snapshot.put_windows(claim.name, to_text(windows))
         return grant

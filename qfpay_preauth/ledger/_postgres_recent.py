@@ -9,18 +9,19 @@ unique key refuses if it is there. A job that writes nothing, so each refusal an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from qfpay_preauth._models import Authorization, Entry
+from qfpay_preauth._passing import passing
 from qfpay_preauth.ledger._postgres_snapshot import Name, Snapshot
 
 HOLDS_MAX = 1_024
 DISTRUST = 64  # transactions that read, after one whose hold another process had changed
 
 
-@frozen
+@passing
 class Recall:
     """What a job needs, where what is remembered may do.
 
@@ -35,11 +36,12 @@ class Recall:
     result: Name | None = None
 
 
-@frozen
+@passing
 class _Kept:
     hold: Authorization
     revision: int
-    unresolved: Mapping[Name, tuple[Entry, int]]
+    keys: tuple[str, ...]
+    unresolved: list[tuple[Name, Entry, int]]
 
 
 class Recent:
@@ -53,7 +55,7 @@ class Recent:
         """Whether a job can be decided on what is remembered."""
         if recall is None or (kept := self._kept.get(recall.hold)) is None:
             return False
-        return self._distrust == 0 and (recall.new or recall.entry in kept.unresolved)
+        return self._distrust == 0 and (recall.new or recall.entry[1] in kept.keys)
 
     def snapshot(self, recalls: Iterable[Recall]) -> Snapshot:
         """What is remembered for jobs that are all known."""
@@ -69,8 +71,8 @@ class Recent:
     def _remind(self, snapshot: Snapshot, name: Name) -> None:
         kept = self._kept[name]
         snapshot.loaded("authorizations", name, kept.hold, kept.revision)
-        snapshot.unresolved[name] = tuple(key for _, key in kept.unresolved)
-        for entry, (value, revision) in kept.unresolved.items():
+        snapshot.unresolved[name] = kept.keys
+        for entry, value, revision in kept.unresolved:
             snapshot.loaded("entries", entry, value, revision)
 
     def keep(self, snapshot: Snapshot, step: int) -> None:
@@ -79,8 +81,10 @@ class Recent:
             self._kept.pop(name, None)
             hold = snapshot.authorizations[name]
             if hold is not None and name in snapshot.unresolved:
+                unresolved = _unresolved(snapshot, name, step)
+                keys = tuple([key for (_, key), *_ in unresolved])
                 revision = snapshot.revision("authorizations", name, step)
-                self._kept[name] = _Kept(hold, revision, _unresolved(snapshot, hold, step))
+                self._kept[name] = _Kept(hold, revision, keys, unresolved)
         while len(self._kept) > HOLDS_MAX:
             del self._kept[next(iter(self._kept))]
         self._distrust = max(0, self._distrust - 1)
@@ -94,12 +98,13 @@ class Recent:
             self._distrust = DISTRUST
 
 
-def _unresolved(snapshot: Snapshot, hold: Authorization, step: int) -> dict[Name, tuple[Entry, int]]:
-    kept = {}
-    for entry in snapshot.get_unresolved(hold.account, hold.syssn):
-        name = (entry.account, entry.idempotency_key)
-        own = entry if entry.raw is None else evolve(entry, raw=dict(entry.raw))  # its caller holds that dict
-        kept[name] = (own, snapshot.revision("entries", name, step))
+def _unresolved(snapshot: Snapshot, hold: Name, step: int) -> list[tuple[Name, Entry, int]]:
+    kept = []
+    for key in snapshot.keys_of(hold):
+        entry = snapshot.entries[name := (hold[0], key)]
+        if entry is not None and entry.unresolved:
+            own = entry if entry.raw is None else evolve(entry, raw=dict(entry.raw))  # its caller holds that dict
+            kept.append((name, own, snapshot.revision("entries", name, step)))
     return kept
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, TypeVar
 
 from attrs import fields, frozen
@@ -155,11 +156,10 @@ def row(value: Any, *first: Any) -> list[Any]:
 
 def differing(pairs: Sequence[tuple[Any, Any]], *, but: tuple[str, ...]) -> tuple[str, ...]:
     """The attributes, but these, in which any of these pairs of values of one kind may differ."""
+    names, get = _NAMES[type(pairs[0][1])], _GETTERS[type(pairs[0][1])]
     found: set[str] = set()
     for old, new in pairs:
-        names, get = _NAMES[type(new)], _GETTERS[type(new)]
-        both = zip(names, get(old), get(new), strict=True)
-        found.update([name for name, before, after in both if before is not after])
+        found.update(compress(names, map(is_not, get(old), get(new))))
     return tuple(sorted(found.difference(but)))
 
 

@@ -7,7 +7,7 @@ undone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -85,7 +85,6 @@ class Snapshot:
         self.notice_values: dict[Name, Notification] = {}
         self.digests: dict[Name, bool] = {}
         self.fingerprints: dict[Name, bool] = {}
-        self.windows: dict[str, str | None] = {}
         # of what was there: its revision, and the value as it was then
         self.revisions: dict[str, dict[Name, int]] = {"authorizations": {}, "movements": {}, "entries": {}}
         self.stored: dict[str, dict[Name, Any]] = {"authorizations": {}, "movements": {}, "entries": {}}
@@ -98,6 +97,7 @@ class Snapshot:
         self.put_notices: dict[Name, tuple[datetime, Notification]] = {}
         self.ended_notices: dict[Name, None] = {}
         self.lowered: dict[str, datetime] = {}
+        self.windows: dict[str, str] = {}
         self.events: list[Event] = []
         self._unsure: set[Name] = set()
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
@@ -141,6 +141,17 @@ class Snapshot:
         """Whether anything was."""
         return bool(self._undo or self.events)
 
+    @property
+    def values(self) -> tuple[dict[Name, Any], dict[Name, Any], dict[Name, Any]]:
+        """The tables whose rows have revisions, in the order in which they are written."""
+        return self.authorizations, self.entries, self.movements
+
+    @property
+    def weighed(self) -> bool:
+        """Whether anything but holds, entries, movements and events was written."""
+        noted = self.put_discrepancies or self.put_notices or self.ended_notices
+        return bool(noted or self.put_words or self.lowered or self.windows)
+
     def _set(self, table: dict[Any, Any], key: Any, value: Any) -> None:
         self._undo.append((table, key, table.get(key, _ABSENT)))
         table[key] = value
@@ -172,20 +183,24 @@ class Snapshot:
         name = (account, authorization)
         if name not in self.unresolved:
             raise Missing(unresolved={name})
-        return [entry for entry in self._entries(name, self.unresolved[name]) if entry.unresolved]
+        return [entry for entry in self._entries(account, self.keys_of(name)) if entry.unresolved]
 
     def get_of_hold(self, account: str, authorization: str) -> Sequence[Entry]:
         name = (account, authorization)
         if name not in self.of_hold:
             raise Missing(of_hold={name})
-        return self._entries(name, self.of_hold[name])
+        return self._entries(account, dict.fromkeys(self.of_hold[name] + self.put_of_hold.get(name, ())))
 
-    def _entries(self, hold: Name, loaded: tuple[str, ...]) -> list[Entry]:
-        keys = dict.fromkeys(loaded + self.put_of_hold.get(hold, ()))
-        if not keys:
-            return []
-        found = [entry for key in keys if (entry := self.entries[hold[0], key]) is not None]
-        return sorted(found, key=lambda entry: (entry.reserved_at, entry.idempotency_key))
+    def keys_of(self, hold: Name) -> Collection[str]:
+        """The keys of the entries that may be unresolved on a hold."""
+        loaded, put = self.unresolved[hold], self.put_of_hold.get(hold)
+        return dict.fromkeys(loaded + put) if put else loaded
+
+    def _entries(self, account: str, keys: Collection[str]) -> list[Entry]:
+        found = [entry for key in keys if (entry := self.entries[account, key]) is not None]
+        if len(found) > 1:
+            found.sort(key=lambda entry: (entry.reserved_at, entry.idempotency_key))
+        return found
 
     def get_by_number(self, account: str, out_trade_no: str) -> Entry | None:
         name = (account, out_trade_no)
@@ -219,18 +234,20 @@ class Snapshot:
         return [notice for notice in found if orig_syssn in (None, notice.orig_syssn)]
 
     def get_windows(self, name: str) -> str | None:
-        return self.windows[name]
+        return self.windows.get(name)
 
     # ------------------------------------------------------------------ what they write
 
     def put_authorization(self, authorization: Authorization) -> None:
         name = (authorization.account, authorization.syssn)
-        self.get_authorization(*name)  # whether it is there decides how it is written
+        if name not in self.authorizations:  # whether it is there decides how it is written
+            raise Missing(holds={name})
         self._put("authorizations", self.authorizations, name, authorization)
 
     def put_movement(self, movement: Movement) -> None:
         name = (movement.account, movement.syssn)
-        self.get_movement(*name)
+        if name not in self.movements:
+            raise Missing(movements={name}, via_movements={name})
         self._touch((movement.account, movement.authorization))
         self._put("movements", self.movements, name, movement)
         if movement.idempotency_key is not None:
@@ -250,13 +267,14 @@ class Snapshot:
 
     def _touch(self, hold: Name) -> None:
         """Whatever changes of a hold changes its revision too: by it others see whether what they read still holds."""
-        if self.get_authorization(*hold) is not None and hold not in self.changed["authorizations"]:
+        if hold not in self.changed["authorizations"] and self.get_authorization(*hold) is not None:
             self._set(self.changed["authorizations"], hold, None)
 
     def _put(self, table: str, values: dict[Name, Any], name: Name, value: Any) -> None:
-        self._set(values, name, value)
-        if name not in self.changed[table]:
-            self._set(self.changed[table], name, None)
+        self._undo.append((values, name, values.get(name, _ABSENT)))
+        values[name] = value
+        if name not in (changed := self.changed[table]):
+            self._set(changed, name, None)
 
     def add_event(self, event: Event) -> None:
         self.events.append(event)

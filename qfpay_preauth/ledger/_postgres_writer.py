@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Hashable
 
 from qfpay_preauth.errors import LedgerUnavailableError
-from qfpay_preauth.ledger._postgres_lane import PATIENCE_S, Job, Kind, Lane, pause
+from qfpay_preauth.ledger._postgres_gather import Gathering
+from qfpay_preauth.ledger._postgres_lane import PATIENCE_S, Job, Kind, Lane, pause, stay
 from qfpay_preauth.ledger._postgres_recent import Recent
 from qfpay_preauth.ledger._postgres_source import Source
 from qfpay_preauth.ledger._postgres_trouble import Trouble, error_of
@@ -30,12 +31,13 @@ class Line:
     def __init__(self, source: Source, schema: str, kind: Kind, recent: Recent) -> None:
         self._source = source
         self._recent = recent
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._waiting: list[Job] = []
         self._idle = [Lane(source, schema, kind, recent) for _ in range(LANES_MAX)]
         self._busy: dict[Lane, frozenset[Hashable]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._late: asyncio.TimerHandle | None = None
+        self._gathering = Gathering(lambda: len(self._waiting))
         self._closed = False
 
     def submit(self, job: Job) -> None:
@@ -46,17 +48,18 @@ class Line:
         """
         if self._closed:
             raise LedgerUnavailableError(f"The ledger at {self._source.where} is closed.")
-        job.since = self._loop.time()
+        job.since = self.loop.time()
         self._waiting.append(job)
+        self._gathering.arrived()
         if not self._busy:
             self._start()
         elif self._late is None:
-            self._late = self._loop.call_later(LATE_S, self._help)
+            self._late = self.loop.call_later(LATE_S, self._help)
 
     def _start(self) -> None:
         lane = self._idle.pop()
         self._busy[lane] = frozenset()
-        task = self._loop.create_task(self._run(lane))
+        task = self.loop.create_task(self._run(lane))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, lane))
 
@@ -74,10 +77,10 @@ class Line:
         self._late = None
         if not self._waiting:
             return
-        left = self._waiting[0].since + LATE_S - self._loop.time()
+        left = self._waiting[0].since + LATE_S - self.loop.time()
         if left <= 0 and self._idle:
             self._start()
-        self._late = self._loop.call_later(max(left, LATE_S / 2), self._help)
+        self._late = self.loop.call_later(max(left, LATE_S / 2), self._help)
 
     async def close(self) -> None:
         """Finish what was accepted, then let go of the connections."""
@@ -93,10 +96,18 @@ class Line:
 
     async def _run(self, lane: Lane) -> None:
         while jobs := self._take(lane):
+            began = self.loop.time()
             await self._carry_out(lane, jobs)
             self._busy[lane] = frozenset()
             _deliver(jobs)
+            await self._gather(len(jobs), self.loop.time() - began)
         await lane.rest()
+
+    async def _gather(self, served: int, took_s: float) -> None:
+        try:
+            await self._gathering.wait(served, took_s)
+        except asyncio.CancelledError:
+            stay()  # whatever waits is still to be done
 
     def _take(self, lane: Lane) -> list[Job]:
         """What may run now; either jobs that read nothing (as the first in the line does), or jobs that do."""
@@ -117,12 +128,12 @@ class Line:
 
     async def _carry_out(self, lane: Lane, jobs: list[Job]) -> None:
         """Every job to its outcome or its error; it raises nothing."""
-        began, tries = self._loop.time(), 0
+        began, tries = self.loop.time(), 0
         while (failure := await lane.attempt(jobs, pressed=tries >= FREE_TRIES)) is not None:
             tries += 1
             if failure.trouble is Trouble.AGAIN and tries < TRIES_MAX:
                 await pause(secrets.randbelow(1000) / 1e6 * min(tries, 20))
-            elif failure.trouble is Trouble.LOST and self._loop.time() < began + PATIENCE_S:
+            elif failure.trouble is Trouble.LOST and self.loop.time() < began + PATIENCE_S:
                 await pause(min(0.02 * 2**tries, 0.5) if tries > 1 else 0)
             else:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,30 +168,28 @@ class PostgresLedger(Ledger):
 
     # ------------------------------------------------------------------ handing jobs in
 
-    async def _weigh(
-        self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]], account: str, rows: int = 0
-    ) -> T:
-        outcome: T = await _done(self._desk().evidence, work=work, plan=plan, name=account, rows=rows)
-        return outcome
+    # they hand in at once, and what they return is to be awaited: a coroutine less on each verb's way
 
-    async def _write(
+    def _weigh(
+        self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]], account: str, rows: int = 0
+    ) -> Awaitable[T]:
+        return _handed_in(self._desk().evidence, work, None, plan, account, rows)
+
+    def _write(
         self,
         work: Callable[[Snapshot], T],
         plan: Callable[[Snapshot], Iterator[Wants]],
         *name: str,
         recall: Recall | None = None,
-    ) -> T:
-        outcome: T = await _done(self._desk().writes, work=work, plan=plan, name=name or None, recall=recall)
-        return outcome
+    ) -> Awaitable[T]:
+        return _handed_in(self._desk().writes, work, None, plan, name or None, 0, recall)
 
-    async def _read(self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]]) -> T:
-        outcome: T = await _done(self._desk().reads, work=work, plan=plan)
-        return outcome
+    def _read(self, work: Callable[[Snapshot], T], plan: Callable[[Snapshot], Iterator[Wants]]) -> Awaitable[T]:
+        return _handed_in(self._desk().reads, work, None, plan)
 
-    async def _ask(self, ask: Callable[[Connection], Awaitable[T]], *, writes: bool = False) -> T:
+    def _ask(self, ask: Callable[[Connection], Awaitable[T]], *, writes: bool = False) -> Awaitable[T]:
         line = self._desk().evidence if writes else self._desk().reads
-        outcome: T = await _done(line, asks=lambda connection, _: ask(connection))
-        return outcome
+        return _handed_in(line, None, lambda connection, _: ask(connection))
 
     # ------------------------------------------------------------------ money
 
@@ -269,25 +267,17 @@ class PostgresLedger(Ledger):
 
     async def draw(self, claim: Claim) -> Grant:
         def ask(connection: Connection, snapshot: Snapshot) -> Awaitable[Grant]:
-            return self._reads.draw(connection, claim, claim.now())
+            return self._reads.draw(connection, snapshot, claim, claim.now())
 
-        grant: Grant = await _done(self._desk().draws, asks=ask, name=claim.name)
+        grant: Grant = await _handed_in(self._desk().draws, None, ask, no_plan, claim.name)
         return grant
 
 
-async def _done(
-    line: Line,
-    *,
-    work: Callable[[Snapshot], Any] | None = None,
-    asks: Callable[[Connection, Snapshot], Awaitable[Any]] | None = None,
-    plan: Callable[[Snapshot], Iterator[Wants]] = no_plan,
-    name: Hashable = None,
-    rows: int = 0,
-    recall: Recall | None = None,
-) -> Any:
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    line.submit(Job(future, work, asks, plan, name, rows, recall))
-    return await future
+def _handed_in(line: Line, *what: Any) -> asyncio.Future[Any]:
+    """A job of this has been handed in; what becomes of it."""
+    future: asyncio.Future[Any] = line.loop.create_future()
+    line.submit(Job(future, *what))
+    return future
 
 
 def _source_of(source: str | Pool) -> tuple[Source, str | None, bool]:

@@ -18,8 +18,9 @@ from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing import Gateway
 from tests.support import client_of, registered
 
-from .kit import new_schema, url_of
-from .server import server
+from .kit import new_schema, sql, url_of
+from .proxy import proxied
+from .server import Server, server
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOCKS_S = (0.0, 1e9, -1e6, 12_345.678)  # what time.monotonic() says has nothing to do with another machine's
@@ -55,6 +56,33 @@ async def test_what_was_sent_long_ago_is_told_so(ledger: PostgresLedger, clock: 
     assert (await ledger.draw(told)).permits == 10  # it has left the second's window, not the minute's
     fresh = await ledger.draw(_claim(clock, 1))
     assert fresh.permits == 0
+
+
+async def test_the_clock_is_read_once_the_row_is_locked(ledger: PostgresLedger, postgres: Server) -> None:
+    """Who waited for the row for more than a second gets the permits of the second that it is by then."""
+    block = (await ledger.draw(_claim(0.0, 10))).block
+    await ledger.draw(_claim(0.0, 0, spent=((block, 10),), spent_at=_claim(0.0, 0).now()))
+    async with sql(postgres) as connection:
+        async with connection.transaction():
+            await connection.execute(f'SELECT 1 FROM "{ledger.schema}".windows FOR UPDATE')
+            draw = asyncio.create_task(ledger.draw(_claim(0.0, 10)))
+            await asyncio.sleep(1.2)
+        assert (await draw).permits == 10
+
+
+async def test_draws_that_come_together_are_one_transaction(ledger: PostgresLedger, postgres: Server) -> None:
+    """Each sees what those before it drew, and a draw alone takes four messages."""
+    async with proxied(postgres) as (proxy, seen):
+        other = PostgresLedger(url_of(seen, ledger.schema))
+        await other.open("sandbox")
+        assert (await other.draw(_claim(0.0, 2))).permits == 2
+        before, commits = proxy.messages, proxy.commits
+        assert (await other.draw(_claim(0.0, 2))).permits == 2
+        assert (proxy.messages - before, proxy.commits - commits) == (4, 1)
+        grants = await asyncio.gather(*(other.draw(_claim(0.0, 2)) for _ in range(5)))
+        assert [grant.permits for grant in grants] == [2, 2, 2, 0, 0]
+        assert proxy.commits - commits == 2
+        await other.close()
 
 
 async def test_processes_share_the_budget(url: str, qfpay_gateway: Gateway) -> None:
