@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 from attrs import evolve
 
+from qfpay_preauth._frozen import passing
 from qfpay_preauth._models import Authorization, Entry
-from qfpay_preauth._passing import passing
 from qfpay_preauth.ledger._postgres_snapshot import Name, Snapshot
 
 HOLDS_MAX = 1_024
