@@ -29,8 +29,7 @@ class State(enum.StrEnum):
     NOT_EXECUTED = "not_executed"
 
 
-# asked for several times for each operation, and an enumeration's attributes are slow before Python 3.12
-_HELD, _IN_DOUBT = State.HELD, State.IN_DOUBT
+_HELD, _IN_DOUBT = State.HELD, State.IN_DOUBT  # asked for often, and an enumeration is slow before Python 3.12
 
 
 class Why(enum.StrEnum):
@@ -58,8 +57,7 @@ class ConfirmedBy(enum.StrEnum):
 class Authorization:
     """A customer's held sum and what became of it; all amounts int minor units of `currency`.
 
-    `claimed` is what unresolved captures have reserved (held and in doubt together); `foreign_*` are movements made
-    elsewhere, for example in the merchant portal.
+    `claimed` is what unresolved captures reserved (held and in doubt); `foreign_*` were made elsewhere (in the portal).
     """
 
     account: str
