@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-FEW = 4  # so few callers are not worth waiting for
+FEW, MANY = 4, 32  # so few callers are not worth waiting for; so many share a transaction well enough as it is
 WAIT_SHARE = 0.5  # of what the last transaction took
 WAIT_MAX_S = 0.005
 PAUSES_MAX = 64  # transactions for which it is not tried again, where nobody came
@@ -28,7 +28,7 @@ class Gathering:
     async def wait(self, served: int, took_s: float) -> None:
         """Until most of them are back. `served`: how many were in the last transaction, which took so long."""
         around = served + self._waiting()
-        if around <= FEW:
+        if not FEW < around <= MANY:
             return
         if self._pauses:
             self._pauses -= 1

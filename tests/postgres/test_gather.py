@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qfpay_preauth.ledger import _postgres_gather, _postgres_writer
-from qfpay_preauth.ledger._postgres_gather import FEW, PAUSES_MAX, WAIT_MAX_S, Gathering
+from qfpay_preauth.ledger._postgres_gather import FEW, MANY, PAUSES_MAX, WAIT_MAX_S, Gathering
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 
@@ -72,16 +72,17 @@ async def test_who_waits_already_counts() -> None:
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_few_are_not_waited_for() -> None:
-    """Where hardly anybody is about, nothing is to be gained."""
-    assert (await _begun(_Line().gathering.wait(FEW, LONG_S))).done()
+@pytest.mark.parametrize("served", [1, FEW, MANY + 1])
+async def test_a_few_or_many_are_not_waited_for(served: int) -> None:
+    """Where hardly anybody is about, or a crowd, nothing is to be gained."""
+    assert (await _begun(_Line().gathering.wait(served, LONG_S))).done()
 
 
 async def test_nobody_is_waited_for_long() -> None:
     """After a transaction that took long, because of a lock or a lost connection, the wait is as short as ever."""
     loop, line = asyncio.get_running_loop(), _Line()
     began = loop.time()
-    await line.gathering.wait(100, 1_000.0)
+    await line.gathering.wait(MANY, 1_000.0)
     assert WAIT_MAX_S / 2 < loop.time() - began < 1
 
 
