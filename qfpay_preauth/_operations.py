@@ -142,6 +142,17 @@ async def _permit(desk: Desk, call: Call) -> Permit:
     return permit
 
 
+async def _permit_soon(desk: Desk, call: Call) -> Permit | None:
+    """A permit, if there is room for one; who has to wait for room first looks whether its key needs any."""
+    began = desk.clock.monotonic()
+    try:
+        permit = await desk.turnstile.soon(_waits_until(desk, call), call.lane)
+    except RateLimitedError:
+        return None
+    _off_the_clock(desk, call, began)
+    return permit
+
+
 def _waits_until(desk: Desk, call: Call) -> float:
     """Until when a call waits for its turn and the budget: a person until the deadline, a batch as long as it takes."""
     return call.deadline if call.lane is Lane.INTERACTIVE else desk.clock.monotonic() + BATCH_WAIT_MAX_S
@@ -161,7 +172,7 @@ async def _hold_of(desk: Desk, request: Request) -> str:
 
 async def _send_once(desk: Desk, call: Call, wish: Callable[[], Request]) -> tuple[Reserved, Delivery | None]:
     """Reserve and deliver; no delivery where the ledger already knows the entry."""
-    permit = desk.turnstile.try_permit()
+    permit = desk.turnstile.try_permit() or await _permit_soon(desk, call)
     try:
         if permit is None and not await _known(desk, wish()):
             permit = await _permit_or_known(desk, call, wish)

@@ -1,7 +1,7 @@
 """This process's part of windows that several processes share through their ledger.
 
 Permits come in small blocks, so that not every request asks the ledger; what was spent is told with the next draw, or a
-moment later. What lies unused is given back at once: another process may need it.
+moment later. What lies unused for a second is given back: another process may need it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from qfpay_preauth.errors import LedgerUnavailableError
 log = logging.getLogger("qfpay_preauth")
 
 TELL_AFTER_S = 0.25
+IDLE_S = 1.0
 _LAPSE_MARGIN_S = 5.0  # a permit that lapses sooner is given back rather than handed out
-_BLOCK_SHARE = 100  # a block is at most this part of a second's limit: a killed process keeps it for a while
+_BLOCK_SHARE = 20  # a block is at most this part of a second's limit: a killed process keeps it for a while
 
 Draw = Callable[[Claim], Awaitable[Grant]]
 
@@ -48,7 +49,7 @@ class Share:
         self._free: list[Part] = []
         self._spent: Counter[int] = Counter()
         self._returned: Counter[int] = Counter()
-        self._spent_at = 0.0
+        self._spent_at = self._taken_at = 0.0
         self._park_until = 0.0
         self._teller: asyncio.Task[None] | None = None
         self._waits = True
@@ -59,7 +60,9 @@ class Share:
         """A permit that was drawn before, or None."""
         while self._free:
             part = self._free[-1]
-            if part.use_by - self._terms.now() > _LAPSE_MARGIN_S:
+            now = self._terms.now()
+            if part.use_by - now > _LAPSE_MARGIN_S:
+                self._taken_at = now
                 part.left -= 1
                 if not part.left:
                     self._free.pop()
@@ -106,6 +109,9 @@ class Share:
     def park(self, seconds: float) -> None:
         """The gateway said 429: all processes wait."""
         self._park_until = max(self._park_until, self._terms.now() + seconds)
+        if self._teller is not None and self._waits:
+            self._teller.cancel()  # this is not to wait
+            self._teller = None
         self._tell_later()
 
     async def close(self) -> None:
@@ -115,6 +121,7 @@ class Share:
             if self._waits:
                 self._teller.cancel()
             await asyncio.wait((self._teller,))
+        self._return_all()
         await self._tell()
 
     def _return(self, part: Part) -> None:
@@ -126,24 +133,37 @@ class Share:
             self._teller = asyncio.create_task(self._tell_soon())
 
     async def _tell_soon(self) -> None:
+        """Tell, again and again, until nothing is left to be told or to be given back."""
+        wait_s = 0 if self._park_until else TELL_AFTER_S
         try:
-            self._waits = True
-            await asyncio.sleep(0 if self._park_until else TELL_AFTER_S)
-            self._waits = False
-            await self._tell()
+            while not self._closed and (self._free or self._spent or self._returned or self._park_until):
+                self._waits = True
+                await asyncio.sleep(wait_s)
+                self._waits = False
+                if self._terms.now() - self._taken_at >= IDLE_S:
+                    self._return_all()
+                if not await self._tell():
+                    break  # the next draw will
+                wait_s = TELL_AFTER_S
         finally:
-            self._teller = None
+            if self._teller is asyncio.current_task():
+                self._teller = None
 
-    async def _tell(self) -> None:
+    def _return_all(self) -> None:
         while self._free:
             self._return(self._free.pop())
+
+    async def _tell(self) -> bool:
+        """Whether there is nothing left to be told."""
         if not (self._spent or self._returned or self._park_until):
-            return
+            return True
         try:
             await self._exchange(self._terms)
+            return True
         except LedgerUnavailableError as error:
             # until it is told, it counts as sent now, so no window gets too full; whoever needs a permit hears of it
             log.debug("what was sent could not be told to the other processes yet: %s", error)
+            return False
 
     async def _exchange(self, claim: Claim) -> Grant:
         """Ask and tell in one; what could not be told is told the next time."""

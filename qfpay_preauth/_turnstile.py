@@ -56,9 +56,10 @@ class Permit:
 
 @define(eq=False)
 class _Waiter:
-    future: asyncio.Future[Permit]
+    future: asyncio.Future[Permit | None]
     deadline: float
     number: int
+    patient: bool
 
 
 class Turnstile:
@@ -91,18 +92,33 @@ class Turnstile:
         """Wait for a permit until `deadline` (monotonic seconds).
 
         Raises:
+            RateLimitedError, NotSentError, LedgerUnavailableError: as `soon`.
+        """
+        permit = await self._join(deadline, lane, patient=True)
+        assert permit is not None  # noqa: S101 - who is patient is not sent away with nothing
+        return permit
+
+    async def soon(self, deadline: float, lane: Lane = Lane.INTERACTIVE) -> Permit | None:
+        """A permit, if the windows have room for it: at most the ledger is asked for it; None: it takes a wait.
+
+        Raises:
             RateLimitedError: the budget has no room before the deadline; nothing was written or sent.
             NotSentError: the client was closed.
             LedgerUnavailableError: the windows are shared, and the ledger could not be asked.
         """
+        return await self._join(deadline, lane, patient=False)
+
+    async def _join(self, deadline: float, lane: Lane, *, patient: bool) -> Permit | None:
         if self._closed:
             raise _closed()
         if self._nap_until and lane < self._nap_lane:
             self._wake()  # what those behind wait for may be room that is kept for this one
+        if self._nap_until and not patient:
+            return None
         if self._nap_until > deadline:
             raise _no_room(self._nap_until - self.monotonic())
         self._came += 1
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), deadline, self._came)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), deadline, self._came, patient)
         self._lanes[lane].append(waiter)
         if self._pump is None:
             self._start()
@@ -150,6 +166,9 @@ class Turnstile:
         try:
             while any(self._lanes.values()):
                 if wait_s := await self._let_in():
+                    self._let_go()
+                    if not any(self._lanes.values()):
+                        break
                     self._nap_until, self._nap_lane = self.monotonic() + wait_s, self._first_lane()
                     self._send_away(self._nap_until, partial(_no_room, wait_s))
                     await asyncio.sleep(wait_s)
@@ -204,13 +223,21 @@ class Turnstile:
                 if not waiter.future.done():
                     waiter.future.set_exception(error())
 
+    def _let_go(self) -> None:
+        """Those who do not want to wait learn that they would have to."""
+        for callers in self._lanes.values():
+            for waiter in [each for each in callers if not each.patient]:
+                callers.remove(waiter)
+                if not waiter.future.done():
+                    waiter.future.set_result(None)
+
     def _leave(self, waiter: _Waiter, lane: Lane) -> None:
         """A caller that was cancelled or too late: out of the line, and a permit that it just got goes back."""
         if waiter in self._lanes[lane]:
             self._lanes[lane].remove(waiter)
         future = waiter.future
-        if future.done() and not future.cancelled() and future.exception() is None:
-            future.result().give_back()
+        if future.done() and not future.cancelled() and future.exception() is None and (permit := future.result()):
+            permit.give_back()
         if self._nap_until and not any(self._lanes.values()):
             self._wake()  # it naps for nobody
 

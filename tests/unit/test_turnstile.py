@@ -140,7 +140,9 @@ async def test_a_park_reaches_the_other_processes(monkeypatch: pytest.MonkeyPatc
     permit.give_back()
     await turns(5)
     other = Claim("gateway#M1", 50, 100, 1, lambda: waiting.now_s)
-    assert exchanged_text(waiting.line, other, waiting.now_s)[1].wait_s == pytest.approx(20.0, abs=0.01)
+    assert exchanged_text(waiting.line, other, waiting.now_s)[1].wait_s == pytest.approx(
+        1_020 - waiting.now_s, abs=0.01
+    )
     await waiting.turnstile.close()
 
 
@@ -274,14 +276,44 @@ async def test_who_comes_too_late_for_the_room_is_told_at_once(monkeypatch: pyte
 
 
 async def test_what_was_sent_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter of a second after a sending, the other processes can know of it; what lay unused is theirs again."""
+    """A quarter of a second after a sending the others know of it; what lay unused for a second is theirs again."""
     waiting = Waiting(monkeypatch, 100, 200, shared=True)
     (await waiting.turnstile.permit(waiting.now_s + 10)).spend()
+    drawn = from_text(waiting.line).blocks[0][1]
+    while not from_text(waiting.line).spent:
+        await turns(1)
+    assert 1000.25 <= waiting.now_s <= 1000.5
+    assert from_text(waiting.line).spent == ((1_000_000, 1),)
+    assert [left for _, left, _ in from_text(waiting.line).blocks] == [drawn - 1] == [4]
+    while from_text(waiting.line).blocks:
+        await turns(1)
+    ended_s = waiting.now_s
+    assert 1001.0 <= ended_s <= 1001.25
     await turns(10)
-    assert waiting.now_s == pytest.approx(1000.25)
-    windows = from_text(waiting.line)
-    assert windows.spent == ((1_000_000, 1),)
-    assert windows.blocks == ()
+    assert waiting.now_s == ended_s  # and nobody looks any more
+    await waiting.turnstile.close()
+
+
+async def test_what_is_in_use_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who sends again and again draws once for as many sendings as a block holds."""
+    waiting = Waiting(monkeypatch, 100, 200, shared=True)
+    for _ in range(5):
+        (await waiting.turnstile.permit(waiting.now_s + 10)).spend()
+        await turns(1)
+    assert from_text(waiting.line).drawn == 1
+    await waiting.turnstile.close()
+
+
+async def test_who_does_not_want_to_wait_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`soon` gives a permit where there is room, asking the ledger if it must, and nothing where it takes a wait."""
+    waiting = Waiting(monkeypatch, 2, 4, shared=True)
+    got = [await waiting.turnstile.soon(waiting.now_s + 10) for _ in range(3)]
+    assert [permit is not None for permit in got] == [True, True, False]
+    assert waiting.now_s == 1000.0
+    for permit in got:
+        if permit is not None:
+            permit.give_back()
+    assert await waiting.turnstile.soon(waiting.now_s + 10) is not None
     await waiting.turnstile.close()
 
 
