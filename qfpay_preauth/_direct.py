@@ -125,7 +125,7 @@ class Lines:
 
     def give_back(self, line: Line) -> None:
         """The request has ended; the line is kept if nothing is left of it."""
-        if not line.usable:
+        if not line.usable or self._connector.closed:
             line.close()
             self._leave_room()
         elif (turn := self._next()) is not None:

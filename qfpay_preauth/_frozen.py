@@ -1,4 +1,4 @@
-"""How values are declared that every capture makes several of; attrs' own `frozen` takes four times as long for them.
+"""How values are declared that every capture makes several of; attrs' own `frozen` takes longer for each field.
 
 `sealed` values are frozen in truth: what the ledger keeps, or a caller is given, cannot be changed. `passing` ones only
 pass through one call, and are frozen for the type checker alone.

@@ -219,29 +219,14 @@ async def _without_a_turn(desk: Desk, request: Request, name: str) -> Entry:
 async def _deliver(desk: Desk, call: Call, entry: Entry, permit: Permit | None) -> Delivery:
     """One delivery, after as many attempts as are provably safe."""
     request = build(entry, desk.sender)
-    delivery = None
+    made: list[Delivery] = []
     try:
-        delivery = await _attempt(desk, call, entry, request, permit)
+        delivery = await _attempt(desk, call, entry, request, permit, made=made)
         if not _retry.may_try_again(delivery):
             return delivery
-        return await _try_again(desk, call, entry, request, delivery)
-    except (asyncio.CancelledError, RateLimitedError):
-        # called off, or out of budget, before an attempt: none was made
-        return delivery or NotSent("called off before it was sent")
-
-
-async def _try_again(desk: Desk, call: Call, entry: Entry, request: SignedRequest, first: Delivery) -> Delivery:
-    """The last delivery; what interrupts the wait for another attempt says nothing of those that were made."""
-    made = [first]
-
-    async def attempt() -> Delivery:
-        made.append(await _attempt(desk, call, entry, request, None))
-        return made[-1]
-
-    try:
         return await _retry.send_again(
-            first,
-            attempt,
+            delivery,
+            lambda: _attempt(desk, call, entry, request, None, made=made),
             settings=desk.settings,
             deadline=call.deadline,
             monotonic=desk.clock.monotonic,
@@ -249,14 +234,19 @@ async def _try_again(desk: Desk, call: Call, entry: Entry, request: SignedReques
             give_up=lambda: call.off,
         )
     except (asyncio.CancelledError, RateLimitedError):
-        return made[-1]
+        # called off, or out of budget, while waiting to try again: no attempt so far did anything
+        return made[-1] if made else NotSent("called off before it was sent")
 
 
-async def _attempt(desk: Desk, call: Call, entry: Entry, request: SignedRequest, permit: Permit | None) -> Delivery:
+async def _attempt(
+    desk: Desk, call: Call, entry: Entry, request: SignedRequest, permit: Permit | None, *, made: list[Delivery]
+) -> Delivery:
+    """One exchange; its delivery is in `made` before anything else can happen: it must not be taken for not sent."""
     own = permit or await _permit(desk, call)
     try:
         body = call.body = desk.transport.body(request, own, lambda: _late(desk, call, entry, own))
         delivery = await desk.transport.exchange(request, body, call.deadline)
+        made.append(delivery)
         tell(own, delivery, desk.clock)
     finally:
         call.body = None  # between attempts nothing is under way

@@ -134,17 +134,15 @@ class Share:
 
     async def _tell_soon(self) -> None:
         """Tell, again and again, until nothing is left to be told or to be given back."""
-        wait_s = 0 if self._park_until else TELL_AFTER_S
         try:
             while not self._closed and (self._free or self._spent or self._returned or self._park_until):
                 self._waits = True
-                await asyncio.sleep(wait_s)
+                await asyncio.sleep(0 if self._park_until else TELL_AFTER_S)
                 self._waits = False
                 if self._terms.now() - self._taken_at >= IDLE_S:
                     self._return_all()
                 if not await self._tell():
                     break  # the next draw will
-                wait_s = TELL_AFTER_S
         finally:
             if self._teller is asyncio.current_task():
                 self._teller = None

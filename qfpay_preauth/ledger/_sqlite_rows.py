@@ -58,7 +58,7 @@ def _changes(names: Iterable[str], seldom: Container[str] = ()) -> str:
 
 
 def _mark(name: str, seldom: Container[str]) -> str:
-    # for None, sqlite3 looks up in vain how to adapt it, each time: that costs ten times what SQLite's function does
+    # for None, sqlite3 looks up in vain how to adapt it, each time: it takes three times as long as a text
     return "nullif(?, '')" if name in seldom else "?"
 
 
