@@ -56,9 +56,7 @@ SUMS = (
 def micros(moment: datetime) -> int:
     """A moment as it is kept."""
     since = moment - _EPOCH
-    return (
-        since.days * 86_400 + since.seconds
-    ) * 1_000_000 + since.microseconds  # dividing takes longer
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds  # dividing takes longer
 
 
 def moment_of(us: int | None) -> datetime | None:

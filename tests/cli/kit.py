@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import pytest
 from attrs import define, field, frozen
@@ -75,6 +77,17 @@ class Said:
         """The error's object, the last line of stderr."""
         found: dict[str, Any] = json.loads(self.err.splitlines()[-1])
         return found
+
+
+def here(*arguments: str, env: Mapping[str, str] | None = None) -> Said:
+    """Run a command in this process, with no settings but these."""
+    from qfpay_preauth import _cli
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QFPAY_")}
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ, {**kept, **(env or {})}, clear=True), redirect_stdout(out), redirect_stderr(err):
+        code = _cli.run(arguments)
+    return Said(code, out.getvalue(), err.getvalue())
 
 
 @define

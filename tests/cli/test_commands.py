@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from .kit import COMMAND, environment, one_line, run
+from .kit import COMMAND, environment, here, one_line, run
 
 COMMANDS = (
     *("demo", "simulate", "sign", "verify", "doctor"),
@@ -73,10 +73,10 @@ def test_help_lists_the_commands_and_the_exit_codes() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_with_an_example(command: str) -> None:
     """`--help` shows one line that can be copied, and every command speaks JSON."""
-    done = run(command, "--help")
-    assert done.returncode == 0
-    assert "--json" in done.stdout
-    assert f"Example: qfpay-preauth {command}" in " ".join(done.stdout.split())
+    done = here(command, "--help")
+    assert done.code == 0
+    assert "--json" in done.out
+    assert f"Example: qfpay-preauth {command}" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,10 @@ def test_each_command_has_help_with_an_example(command: str) -> None:
 )
 def test_wrong_usage_is_one_line_with_the_way_to_help(arguments: tuple[str, ...], says: str) -> None:
     """Exit code 2."""
-    done = run(*arguments)
-    assert done.returncode == 2
-    line = one_line(done)
-    assert says in line
-    assert "--help" in line
+    done = here(*arguments)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert says in done.err
+    assert "--help" in done.err
 
 
 def test_version() -> None:
