@@ -11,7 +11,7 @@ from .kit import Shop, open_shop
 
 
 @pytest.fixture
-def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop(tmp_path: Path) -> Iterator[Shop]:
     """A merchant with an account at a simulated gateway, a ledger file, and a shell."""
-    with open_shop(tmp_path, capsys, monkeypatch) as made:
+    with open_shop(tmp_path) as made:
         yield made

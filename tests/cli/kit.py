@@ -10,12 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
-import pytest
 from attrs import define, field, frozen
 
 from qfpay_preauth.testing import Config, Gateway
@@ -96,8 +95,6 @@ class Shop:
 
     folder: Path
     env: dict[str, str]
-    capsys: pytest.CaptureFixture[str]
-    monkeypatch: pytest.MonkeyPatch
     gateway: Gateway
     loop: asyncio.AbstractEventLoop
     heard: list[str] = field(factory=list)
@@ -148,19 +145,11 @@ class Shop:
 
     def __call__(self, *arguments: str) -> Said:
         """Run a command in this process; whatever it says is searched for the secret."""
-        from qfpay_preauth import _cli
-
-        with self.monkeypatch.context() as patch:
-            patch.chdir(self.folder)
-            for name in [name for name in os.environ if name.startswith("QFPAY_")]:
-                patch.delenv(name)
-            for name, value in self.env.items():
-                patch.setenv(name, value)
-            code = _cli.run(arguments)
-        out, err = self.capsys.readouterr()
-        self.heard.append(f"{out}{err}")
-        assert SECRET not in out + err
-        return Said(code, out, err)
+        with chdir(self.folder):
+            said = here(*arguments, env=self.env)
+        self.heard.append(f"{said.out}{said.err}")
+        assert SECRET not in said.out + said.err
+        return said
 
     def child(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command as another process, without a terminal."""
@@ -168,9 +157,7 @@ class Shop:
 
 
 @contextmanager
-def open_shop(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: Config | None = None
-) -> Iterator[Shop]:
+def open_shop(folder: Path, config: Config | None = None) -> Iterator[Shop]:
     """A shop whose gateway runs on a thread of its own, as the commands run their own event loops."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -192,7 +179,7 @@ def open_shop(
         }
         if config.mchid:
             env["QFPAY_MCHID"] = config.mchid
-        yield Shop(folder, env, capsys, monkeypatch, gateway, loop)
+        yield Shop(folder, env, gateway, loop)
         asyncio.run_coroutine_threadsafe(gateway.__aexit__(None, None, None), loop).result(20)
     finally:
         loop.call_soon_threadsafe(loop.stop)

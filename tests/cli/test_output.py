@@ -184,11 +184,9 @@ def test_several_accounts_in_one_ledger(shop: Shop) -> None:
 Work = Callable[[Shop, str], None]
 
 
-def test_no_command_and_no_error_shows_the_key(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_command_and_no_error_shows_the_key(tmp_path: Path) -> None:
     """Every command, fine and failing in every way, in words and as JSON: the key is nowhere, nor in the ledger."""
-    with open_shop(tmp_path, capsys, monkeypatch, Config(mchid="M1", sign_answers=True)) as shop:
+    with open_shop(tmp_path, Config(mchid="M1", sign_answers=True)) as shop:
         syssn = shop.hold()
         capture = shop.capture(syssn)
         shop.lost(syssn)

@@ -95,7 +95,7 @@ async def test_cancelled_after_any_number_of_turns(
 @pytest.mark.parametrize("kind", ["drop_before", "drop_after", "cut", "rate_limited", "slow", "delay"])
 async def test_cancelled_in_the_middle_of_a_fault(client: PreauthClient, qfpay_gateway: Gateway, kind: str) -> None:
     """The same where the answer is lost, refused or slow at that time."""
-    for steps in range(0, 90, 9 if kind == "rate_limited" else 3):  # a 429 parks every call for a while
+    for steps in range(0, 90, 3):
         qfpay_gateway.faults.clear()
         syssn = await registered(client, qfpay_gateway)
         qfpay_gateway.faults.add(kind, operation="capture", times=2, seconds=0.002)

@@ -210,7 +210,7 @@ async def test_card_numbers_in_a_broken_status_line(tmp_path: Path, garbage: str
 
     listener = await asyncio.start_server(talk, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    settings = Settings(patience_s=0)  # its enquiries would be answered alike
+    settings = Settings(patience_s=1)  # time for an enquiry, which is answered alike
     client = PreauthClient(Credentials("APP", KEY), base_url=url, ledger=sqlite_url(tmp_path), settings=settings)
     async with client:
         await client.register_authorization("1", 50_000, "HKD", out_trade_no="O1")

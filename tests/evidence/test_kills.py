@@ -16,7 +16,7 @@ from tests.evidence.conftest import Spawn
 from tests.evidence.kit import Clock, set_clock, teach_words, until, writes
 from tests.support import client_of, registered, sqlite_url
 
-KILLS = int(os.environ.get("QFPAY_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("QFPAY_TEST_KILLS", "30"))
 AT_ONCE = 3
 FAULTS = ("drop_before", "drop_after", "status_after", "late", "pending", "cut", "reset_after")
 

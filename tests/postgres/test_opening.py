@@ -305,6 +305,7 @@ async def test_opening_bridges_a_moments_absence(postgres: Server, url: str) -> 
         proxy.refusing = True
         opening = asyncio.create_task(_opened(url_of(seen, PostgresLedger(url).schema)))
         await proxy.refused.wait()
+        assert not opening.done()
         proxy.refusing = False
         ledger = await opening
         await ledger.close()
