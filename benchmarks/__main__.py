@@ -16,15 +16,13 @@ QUESTIONS = ("capture", "throughput", "pairs", "growth", "batch_memory", "footpr
 PLOTTED = ("capture", "growth")
 PLOTS = Path(__file__).with_name("plots")
 TRIES = 3
-CHECK_ROUNDS = 5  # what fails is measured again anyway
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the questions that are asked for; 1: a ratio is worse than it may be."""
     given = _given(arguments)
     quick = given.check or given.accept
-    rounds = given.rounds or (CHECK_ROUNDS if given.check else ROUNDS)
-    plan = Plan(short=given.short or quick, rounds=rounds, peers=not quick)
+    plan = Plan(short=given.short or quick, rounds=given.rounds or ROUNDS, peers=not quick)
     accepted = _accepted.read()
     if not given.json:
         print(_report.machine())
@@ -50,7 +48,7 @@ def _given(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios, each of two things in one run.")
     add = parser.add_argument
     add("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION", help=", ".join(QUESTIONS))
-    add("--rounds", type=int, help=f"pairs of alternating slices (default: {ROUNDS}; {CHECK_ROUNDS} for --check)")
+    add("--rounds", type=int, help=f"alternating slices of everything (default: {ROUNDS})")
     add("--short", action="store_true", help="the middle of each question only")
     add("--json", action="store_true", help="for machines")
     add("--plot", action="store_true", help=f"write SVG figures into {PLOTS.name}/ (of {' and '.join(PLOTTED)})")

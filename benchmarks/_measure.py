@@ -12,7 +12,8 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from attrs import frozen
 
@@ -92,22 +93,28 @@ class Cost:
 
 
 async def alternate(works: Mapping[str, Work], count: int, rounds: int) -> dict[str, list[Cost]]:
-    """What each work cost in each round; a round runs all of them forth and back (A B C C B A)."""
+    """What each work cost in each round; one round runs all of them forth, the next one back (A B C, C B A, ...)."""
     names = list(works)
     for name in names:  # connections are made, caches are filled
         await works[name](count)
     costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for _ in range(rounds):
-        forth = [await _slice(works[name], count) for name in names]
-        back = [await _slice(works[name], count) for name in reversed(names)]
-        for name, first, second in zip(names, forth, reversed(back), strict=True):
-            costs[name].append(first + second)
+    with settled():
+        for number in range(rounds):
+            for name in names if number % 2 == 0 else names[::-1]:
+                gc.collect()  # nobody pays for another's garbage
+                costs[name].append(await cost_of(works[name](count)))
     return costs
 
 
-async def _slice(work: Work, count: int) -> Cost:
-    gc.collect()  # nobody pays for another's garbage
-    return await cost_of(work(count))
+@contextmanager
+def settled() -> Iterator[None]:
+    """What is there by now is not walked by the garbage collector: neither between slices nor at anyone's cost."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def cost_of(work: Awaitable[object]) -> Cost:

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from benchmarks._history import BUSY, FIRST, doubted, old_memory, old_postgres, old_sqlite
 from benchmarks._ledgers import ENVIRONMENT, Book
-from benchmarks._measure import Cost, Figure, Plan, Work, cost_of, exponent, ratio, spread_of
+from benchmarks._measure import Cost, Figure, Plan, Work, cost_of, exponent, ratio, settled, spread_of
 from benchmarks._plot import COLOURS, Line, chart
 from benchmarks._postgres import postgres_url
 from benchmarks._scene import bare, run_on, stub
@@ -63,15 +63,13 @@ async def _measure(name: str, url: str, postgres: str, sizes: Sequence[int], rou
         async with AsyncExitStack() as stack:
             post = await stack.enter_async_context(bare(url, 1))
             old = [await _old(stack, name, size, Path(folder), postgres) for size in sizes]
-            gc.freeze()  # the history is not walked by the collector while others are measured
-            try:
+            with settled():  # the history, too, is not walked while others are measured
                 await _round(old, post)  # connections are made, caches are filled
                 for number in range(rounds):
-                    turn = number % len(old)  # each size is at each place in turn
-                    for which, cost in (await _round(old[turn:] + old[:turn], post)).items():
+                    turn = number % len(old)  # each size is at each place in turn, forth and back
+                    order = old[turn:] + old[:turn]
+                    for which, cost in (await _round(order if number % 2 == 0 else order[::-1], post)).items():
                         costs[which].append(cost)
-            finally:
-                gc.unfreeze()
     return costs
 
 
@@ -92,23 +90,18 @@ async def _old(stack: AsyncExitStack, name: str, size: int, folder: Path, postgr
 
 
 async def _round(old: Sequence[Old], post: Work) -> dict[tuple[str, int], Cost]:
-    """Every size forth and back, and a bare POST between."""
+    """Every size once, and a bare POST after them."""
     costs: dict[tuple[str, int], Cost] = {}
-
-    def add(which: tuple[str, int], cost: Cost) -> None:
-        costs[which] = costs[which] + cost if which in costs else cost
-
     for each in old:
-        await _slice(each, add)
+        costs |= await _slice(each)
     gc.collect()
-    add(("bare", 0), await cost_of(post(2 * POSTS)))  # as many as both slices of a size together
-    for each in reversed(old):
-        await _slice(each, add)
+    costs["bare", 0] = await cost_of(post(POSTS))
     return costs
 
 
-async def _slice(old: Old, add: Callable[[tuple[str, int], Cost], None]) -> None:
+async def _slice(old: Old) -> dict[tuple[str, int], Cost]:
     """Some steps of each verb, one after another: on the busy hold, and of old keys from all over the history."""
+    costs = {}
     ledger, account = old.book.ledger, old.book.account
     now = datetime.now(UTC)
     wishes = [old.book.wish(BUSY, 1_000 + number) for number in range(old.steps)]
@@ -132,11 +125,20 @@ async def _slice(old: Old, add: Callable[[tuple[str, int], Cost], None]) -> None
         "in_doubt": lambda _: ledger.doubts(account, now, None, 100),
     }
     for verb, step in steps.items():
-        add((verb, old.size), await cost_of(_one_by_one(step, old.steps)))
-    for _ in range(OPENS if old.source is not None else 0):
-        another = ledger_from(old.source or "")
-        add(("open", old.size), await cost_of(another.open(ENVIRONMENT)))
+        costs[verb, old.size] = await cost_of(_one_by_one(step, old.steps))
+    if old.source is not None:
+        costs["open", old.size] = await _opening(old.source)
+    return costs
+
+
+async def _opening(source: str) -> Cost:
+    """What it takes to open a ledger some times; closing it does not count."""
+    cost = Cost(0.0, 0.0, 0.0)
+    for _ in range(OPENS):
+        another = ledger_from(source)
+        cost += await cost_of(another.open(ENVIRONMENT))
         await another.close()
+    return cost
 
 
 async def _one_by_one(step: Callable[[int], Awaitable[object]], steps: int) -> None:

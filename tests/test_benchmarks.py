@@ -104,7 +104,7 @@ def test_nothing_is_let_through_where_the_target_is_nothing() -> None:
 
 
 async def test_slices_alternate_forth_and_back() -> None:
-    """A round runs A B C C B A, after one slice of each that does not count."""
+    """A B C, C B A, and so on, after one slice of each that does not count."""
     order: list[str] = []
 
     def work(name: str) -> Callable[[int], Any]:
@@ -113,9 +113,9 @@ async def test_slices_alternate_forth_and_back() -> None:
 
         return run
 
-    costs = await alternate({name: work(name) for name in "ABC"}, 1, rounds=2)
-    assert "".join(order) == "ABC" + "ABCCBA" * 2
-    assert {name: len(each) for name, each in costs.items()} == dict.fromkeys("ABC", 2)
+    costs = await alternate({name: work(name) for name in "ABC"}, 1, rounds=3)
+    assert "".join(order) == "ABC" + "ABC" + "CBA" + "ABC"
+    assert {name: len(each) for name, each in costs.items()} == dict.fromkeys("ABC", 3)
 
 
 async def test_callers_share_a_slice() -> None:
