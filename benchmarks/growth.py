@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,39 +38,43 @@ Costs = dict[tuple[str, int], list[Cost]]
 
 @frozen
 class Old:
-    """A ledger with a history of so many entries; `source` opens another one on the same books."""
+    """A kind of ledger with a history of so many entries; `source` opens another one on the same books."""
 
+    name: str
     size: int
     book: Book
-    steps: int
     source: str | None
 
 
 def run(plan: Plan) -> list[Figure]:
     """Each ledger by itself; the slices of its sizes take turns."""
-    figures: list[Figure] = []
-    sizes = SHORT_SIZES if plan.short else SIZES
     with stub() as url, postgres_url() as postgres:
-        for name, history in sizes.items():
-            if name != "postgresql" or postgres is not None:
-                costs = run_on("asyncio", _measure(name, url, postgres or "", history, plan.rounds))
-                figures += _figures(name, history, costs)
-    return figures
+        known = SHORT_SIZES if plan.short else SIZES
+        sizes = {name: each for name, each in known.items() if name != "postgresql" or postgres is not None}
+        costs = run_on("asyncio", _measure(url, postgres or "", sizes, plan.rounds))
+    return [figure for name in sizes for figure in _figures(name, sizes[name], costs[name])]
 
 
-async def _measure(name: str, url: str, postgres: str, sizes: Sequence[int], rounds: int) -> Costs:
-    costs: Costs = defaultdict(list)
+async def _measure(url: str, postgres: str, sizes: Mapping[str, Sequence[int]], rounds: int) -> dict[str, Costs]:
     with tempfile.TemporaryDirectory() as folder:
         async with AsyncExitStack() as stack:
             post = await stack.enter_async_context(bare(url, 1))
-            old = [await _old(stack, name, size, Path(folder), postgres) for size in sizes]
+            wanted = [(name, size) for name, each in sizes.items() for size in each]
+            # all at once: SQLite and the server need no interpreter to copy rows
+            made = await asyncio.gather(*(_old(stack, name, size, Path(folder), postgres) for name, size in wanted))
+            old = {name: [each for each in made if each.name == name] for name in sizes}
             with settled():  # the history, too, is not walked while others are measured
-                await _round(old, post)  # connections are made, caches are filled
-                for number in range(rounds):
-                    turn = number % len(old)  # each size is at each place in turn, forth and back
-                    order = old[turn:] + old[:turn]
-                    for which, cost in (await _round(order if number % 2 == 0 else order[::-1], post)).items():
-                        costs[which].append(cost)
+                return {name: await _rounds(each, post, rounds) for name, each in old.items()}
+
+
+async def _rounds(old: Sequence[Old], post: Work, rounds: int) -> Costs:
+    costs: Costs = defaultdict(list)
+    await _round(old, post)  # connections are made, caches are filled
+    for number in range(rounds):
+        turn = number % len(old)  # each size is at each place in turn, forth and back
+        order = [*old[turn:], *old[:turn]]
+        for which, cost in (await _round(order if number % 2 == 0 else order[::-1], post)).items():
+            costs[which].append(cost)
     return costs
 
 
@@ -86,7 +91,7 @@ async def _old(stack: AsyncExitStack, name: str, size: int, folder: Path, postgr
     stack.push_async_callback(ledger.close)
     book = Book(ledger, account)
     await doubted(book)
-    return Old(size, book, STEPS[name], source)
+    return Old(name, size, book, source)
 
 
 async def _round(old: Sequence[Old], post: Work) -> dict[tuple[str, int], Cost]:
@@ -103,9 +108,9 @@ async def _slice(old: Old) -> dict[tuple[str, int], Cost]:
     """Some steps of each verb, one after another: on the busy hold, and of old keys from all over the history."""
     costs = {}
     ledger, account = old.book.ledger, old.book.account
-    now = datetime.now(UTC)
-    wishes = [old.book.wish(BUSY, 1_000 + number) for number in range(old.steps)]
-    keys = [f"old-{FIRST + randrange(old.size)}" for _ in range(old.steps)]
+    now, steps = datetime.now(UTC), STEPS[old.name]
+    wishes = [old.book.wish(BUSY, 1_000 + number) for number in range(steps)]
+    keys = [f"old-{FIRST + randrange(old.size)}" for _ in range(steps)]
     entries = []
     gc.collect()
     await old.book.pair(BUSY)  # whose turn it was before must not matter
@@ -117,15 +122,15 @@ async def _slice(old: Old) -> dict[tuple[str, int], Cost]:
     async def entry(number: int) -> None:
         assert await ledger.entry(account, keys[number]) is not None
 
-    steps: dict[str, Callable[[int], Awaitable[object]]] = {
+    verbs: dict[str, Callable[[int], Awaitable[object]]] = {
         "reserve": reserve,
         "conclude": lambda number: old.book.end(entries[number]),
         "balance": lambda _: ledger.books(account, BUSY),
         "entry": entry,
         "in_doubt": lambda _: ledger.doubts(account, now, None, 100),
     }
-    for verb, step in steps.items():
-        costs[verb, old.size] = await cost_of(_one_by_one(step, old.steps))
+    for verb, step in verbs.items():
+        costs[verb, old.size] = await cost_of(_one_by_one(step, steps))
     if old.source is not None:
         costs["open", old.size] = await _opening(old.source)
     return costs
