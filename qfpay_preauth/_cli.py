@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 
 from cyclopts import App, CycloptsError, Group
 
@@ -18,6 +17,8 @@ from qfpay_preauth.errors import PreauthError
 
 
 def _version() -> str:
+    from importlib import metadata  # costs a tenth of a command's start, and only one command asks
+
     try:
         return metadata.version("qfpay_preauth")
     except metadata.PackageNotFoundError:

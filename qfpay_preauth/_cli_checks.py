@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from importlib import metadata
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import fields, frozen
@@ -60,6 +59,8 @@ def of_error(check: str, error: PreauthError) -> Check:
 
 def versions() -> Check:
     """What this command is made of."""
+    from importlib import metadata  # as in `_cli`: no other command pays for it
+
     try:
         own = metadata.version("qfpay_preauth")
     except metadata.PackageNotFoundError:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -74,6 +73,8 @@ def _progress(console: Screen, total: int) -> Iterator[tuple[Callable[[], None],
     """What to call after each capture (a bar on a terminal, a line at each quarter elsewhere), and with each line that
     follows the last one."""
     if console.is_terminal:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # no other command pays for it
+
         columns = (TextColumn("captures"), BarColumn(bar_width=50), MofNCompleteColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("captures", total=total)
