@@ -1,4 +1,4 @@
-"""The simulation in the suite: some hundred seeds (`.ci/run` runs thousands of others), and that one seed is one run."""
+"""The simulation in the suite: some hundred seeds (`.ci/run` runs thousands of others); one seed is one run."""
 
 from __future__ import annotations
 
