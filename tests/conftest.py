@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
@@ -18,3 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from qfpay_preauth.testing import pytest_plugin
 
         config.pluginmanager.register(pytest_plugin, "qfpay_preauth")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected lives to the end: without this the garbage collector walks through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -278,7 +278,7 @@ async def test_evidence_is_looked_for_in_the_caller_s_lane(
 
 async def test_the_own_budget_is_waited_for(qfpay_gateway: Gateway) -> None:
     """However small it is against the deadline of a row: no row is given up for it."""
-    settings = {"requests_per_second": 20, "requests_per_minute": 1_000, "deadline_s": 0.05}
+    settings = {"requests_per_second": 20, "requests_per_minute": 1_000, "deadline_s": 0.5}
     async with client_of(qfpay_gateway, **settings) as client:
         rows = captures(qfpay_gateway, holds_of(qfpay_gateway), 45)
         assert words(await ran(client, rows)) == {"executed": 45}
