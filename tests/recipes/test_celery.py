@@ -20,8 +20,17 @@ from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import writes
 from tests.recipes.again import comes_again_s
 from tests.recipes.celery_app import app, capture, reconcile
+from tests.recipes.folder import use_whole_messages
 from tests.recipes.web import check_books, environ, run_copied
 from tests.support import client_of, registered, sqlite_url
+
+_ON_A_FOLDER = """
+from tests.recipes.folder import use_whole_messages
+from .celery_app import app
+
+use_whole_messages()
+app.conf.update({config!r})
+"""
 
 
 def on_a_folder(folder: Path) -> dict[str, Any]:
@@ -42,17 +51,21 @@ async def worker(folder: Path, given: Mapping[str, str]) -> AsyncIterator[None]:
     """A worker with two forked processes; killed at the end, all three (a warm shutdown takes Celery seven seconds)."""
     config = on_a_folder(folder)
     app.conf.update(config)
+    use_whole_messages()
     (folder / "shop").mkdir()
-    (folder / "shop" / "on_a_folder.py").write_text(f"from .celery_app import app\n\napp.conf.update({config!r})\n")
+    (folder / "shop" / "on_a_folder.py").write_text(_ON_A_FOLDER.format(config=config))
     flags = ["--pool=prefork", "--concurrency=2", "--without-gossip", "--without-mingle", "--loglevel=warning"]
     command = [sys.executable, "-m", "celery", "-A", "shop.on_a_folder", "worker", *flags]
     child = await run_copied(folder, given, command, folder / "log.txt")
     try:
         yield
     finally:
-        os.killpg(child.pid, signal.SIGKILL)
+        ended = child.returncode
+        if ended is None:
+            os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
         app.close()
+    assert ended is None, (folder / "log.txt").read_text()
 
 
 async def answer(result: Any) -> Any:
