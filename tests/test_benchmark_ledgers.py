@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from benchmarks import _history, growth, pairs
+from benchmarks import _history, growth, pairs, statements
 from benchmarks._ledgers import Book, one_transaction_per_step, opened
 from benchmarks._measure import Cost
+from benchmarks._scene import stub
+from qfpay_preauth.ledger import _sqlite_file
 from qfpay_preauth.ledger.sqlite import SqliteLedger
 from tests.ledger.kit import connection_of
 
@@ -110,3 +113,20 @@ async def test_an_old_file_has_all_its_indexes(tmp_path: Path) -> None:
         connection.close()
         assert mode == ("wal",)
     assert schemas[0] == schemas[1]
+
+
+async def test_recorded_statements_replayed_write_the_same_rows(tmp_path: Path) -> None:
+    """What is compared with a bare POST is all that SQLite was asked to do for these captures, no less."""
+    with stub() as url:
+        said = await statements._statements(url, tmp_path, 4, 8)
+    with closing(_sqlite_file.connect(tmp_path / "again.db", "sandbox", create=True)) as again:
+        statements._replay(again, said)
+    made, again_made = (_rows(tmp_path / name) for name in ("ledger.db", "again.db"))
+    assert again_made == made
+    assert len(made) == 8
+    assert said.count(("COMMIT",)) > 1
+
+
+def _rows(path: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT * FROM entries ORDER BY idempotency_key").fetchall()
