@@ -1,7 +1,8 @@
 """This process's part of windows that several processes share through their ledger.
 
-Permits come in small blocks, so that not every request asks the ledger; what was spent is told with the next draw, or a
-moment later. What lies unused for a second is given back: another process may need it.
+Permits come in small blocks, so that not every request asks the ledger: of wide budgets a few at first, then twice as
+many as were used since the last draw, up to a bound. What was spent is told with the next draw, or a moment later. What
+lies unused for a second is given back: another process may need it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TELL_AFTER_S = 0.25
 IDLE_S = 1.0
 _LAPSE_MARGIN_S = 5.0  # a permit that lapses sooner is given back rather than handed out
 _BLOCK_SHARE = 20  # a block is at most this part of a second's limit: a killed process keeps it for a while
+_BLOCK_FIRST = 8  # and this, in the beginning: processes that are killed as soon as they start keep little
 
 Draw = Callable[[Claim], Awaitable[Grant]]
 
@@ -54,6 +56,7 @@ class Share:
         self._teller: asyncio.Task[None] | None = None
         self._waits = True
         self._closed = False
+        self._used = 0  # since the last draw
         self._block = max(1, (terms.per_second or terms.per_minute // 60) // _BLOCK_SHARE)
 
     def take(self) -> Part | None:
@@ -63,6 +66,7 @@ class Share:
             now = self._terms.now()
             if part.use_by - now > _LAPSE_MARGIN_S:
                 self._taken_at = now
+                self._used += 1
                 part.left -= 1
                 if not part.left:
                     self._free.pop()
@@ -80,10 +84,11 @@ class Share:
         """
         asked = self._terms.now()
         per_second, per_minute = self._terms.per_second, self._terms.per_minute
+        block, self._used = min(self._block, max(_BLOCK_FIRST, 2 * self._used)), 0
         grant = await self._exchange(
             evolve(
                 self._terms,
-                wanted=max(waiting, self._block) if ahead else waiting,
+                wanted=max(waiting, block) if ahead else waiting,
                 per_second=None if per_second is None else _less(per_second, reserve),
                 per_minute=_less(per_minute, reserve),
             )

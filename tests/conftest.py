@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import signal
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+
+from tests.nursery import Child, Nursery, Spawn
 
 pytest_plugins: list[str] = []
 
@@ -25,3 +28,26 @@ def pytest_collection_finish() -> None:
     """What was collected lives to the end: without this the garbage collector walks through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Where the workers of all tests come from that this process runs."""
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+async def spawn(nursery: Nursery) -> AsyncIterator[Spawn]:
+    """Starts workers; those that still run at the end of the test are killed."""
+    children: list[Child] = []
+
+    async def start(worker: str, *words: str) -> Child:
+        children.append(await nursery.start(worker, *words))
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child.pid in nursery.living:
+            child.kill()
+            await child.ended()

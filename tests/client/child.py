@@ -1,9 +1,8 @@
-"""The other processes of the process tests: `python -m tests.client.child work|race …`, killed at any moment."""
+"""The other processes of the process tests: `work|race|burst …`, killed at any moment."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import sys
 from collections.abc import Callable, Coroutine
@@ -107,7 +106,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
-    logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # standard error is for what is unexpected
+def live(job: str, *words: str) -> None:
+    """Do what the words say."""
     jobs: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {"work": work, "race": race, "burst": burst}
-    asyncio.run(jobs[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(jobs[job](*words))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,9 +14,10 @@ from qfpay_preauth import OperationInProgressError, Outcome, OutcomeUnknownError
 from qfpay_preauth._clock import SystemClock
 from qfpay_preauth.testing import Faults, Gateway
 from tests.client.kit import sent, until
+from tests.nursery import Spawn
 from tests.support import client_of, registered, sqlite_url
 
-ROOT = Path(__file__).parents[2]
+CHILD = "tests.client.child"
 
 
 class Later(SystemClock):
@@ -26,26 +25,6 @@ class Later(SystemClock):
 
     def now(self) -> datetime:
         return super().now() + timedelta(minutes=10)
-
-
-Spawn = Callable[..., Awaitable[asyncio.subprocess.Process]]
-
-
-@pytest.fixture
-async def spawn() -> AsyncIterator[Spawn]:
-    """Starts child processes; those that still run at the end of the test are killed."""
-    children: list[asyncio.subprocess.Process] = []
-
-    async def start(*arguments: str) -> asyncio.subprocess.Process:
-        command = [sys.executable, "-m", "tests.client.child", *arguments]
-        children.append(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE))
-        return children[-1]
-
-    yield start
-    for process in children:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 async def executions(gateway: Gateway) -> dict[tuple[str, int], int]:
@@ -77,15 +56,13 @@ async def test_killed_at_a_random_moment(tmp_path: Path, qfpay_gateway: Gateway,
     async with client:
         syssns = [await registered(client, qfpay_gateway, 9_000_000_000) for _ in range(3)]
     qfpay_gateway.faults.add("delay", operation="capture", seconds=0.003, times=None)
-    process = await spawn("work", qfpay_gateway.url, url, f"s{seed}", "60", *syssns)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert await process.stdout.readline() == b"ready\n"
+    process = await spawn(CHILD, "work", qfpay_gateway.url, url, f"s{seed}", "60", *syssns)
+    assert await process.said.readline() == b"ready\n"
     await until(lambda: sent(qfpay_gateway) >= 10)
     await asyncio.sleep(dice.random() * 0.2)  # the random moment itself
     process.kill()
-    said, errors = await process.communicate()
-    assert (b"UNEXPLAINED" in said, errors) == (False, b"")
+    said, code = await process.ended()
+    assert (b"UNEXPLAINED" in said, code) == (False, -signal.SIGKILL)
     await _check_after_kill(qfpay_gateway, url, f"s{seed}", said.decode().split(), syssns)
 
 
@@ -128,10 +105,10 @@ async def test_held_by_a_dead_process(tmp_path: Path, qfpay_gateway: Gateway, sp
     async with client:
         syssn = await registered(client, qfpay_gateway)
     qfpay_gateway.faults.add("hang_after", operation="capture", times=None)
-    process = await spawn("work", qfpay_gateway.url, url, "dead", "60", syssn)
+    process = await spawn(CHILD, "work", qfpay_gateway.url, url, "dead", "60", syssn)
     await qfpay_gateway.wait_hanging()
     process.kill()
-    await process.communicate()
+    await process.ended()
     (request,) = qfpay_gateway.requests
     amount = int(request.params["txamt"])
     key = f"dead-{amount - 1_000}"
@@ -164,10 +141,10 @@ async def test_four_processes_on_one_file(tmp_path: Path, qfpay_gateway: Gateway
         syssns = [await registered(client, qfpay_gateway, 20_000) for _ in range(4)]
     qfpay_gateway.config.enforce = False  # the gateway would let an over-capture through
     qfpay_gateway.faults = Faults.random(11, rate, ("drop_before", "drop_after", "rate_limited", "cut", "status_after"))
-    processes = [await spawn("race", qfpay_gateway.url, url, name, "60", *syssns) for name in "abcd"]
+    processes = [await spawn(CHILD, "race", qfpay_gateway.url, url, name, "60", *syssns) for name in "abcd"]
     for process in processes:
-        said, errors = await process.communicate()
-        assert (process.returncode, errors, b"UNEXPLAINED" in said) == (0, b"", False)
+        said, code = await process.ended()
+        assert (code, b"UNEXPLAINED" in said) == (0, False), said
     assert set((await executions(qfpay_gateway)).values()) <= {1}
     assert len(qfpay_gateway.books.executions()) > 20
     async with client:
@@ -182,11 +159,12 @@ async def test_processes_share_the_budget(tmp_path: Path, qfpay_gateway: Gateway
     async with client_of(qfpay_gateway, url) as client:
         syssns = [await registered(client, qfpay_gateway, 9_000_000) for _ in range(12)]
     runs = [
-        await spawn("burst", qfpay_gateway.url, url, f"b{number}", "30", str(per_second), *syssns[number * 4 :][:4])
+        await spawn(
+            CHILD, "burst", qfpay_gateway.url, url, f"b{number}", "30", str(per_second), *syssns[number * 4 :][:4]
+        )
         for number in range(3)
     ]
-    said = [await process.communicate() for process in runs]
-    assert said == [(b"done\n", b"")] * 3
+    assert [await process.ended() for process in runs] == [(b"done\n", 0)] * 3
     moments = [each.at for each in qfpay_gateway.requests]
     assert len(moments) == 90
     jitter = timedelta(milliseconds=100)  # between sending and arriving

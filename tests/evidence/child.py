@@ -1,11 +1,9 @@
-"""The other processes of these tests: `python -m tests.evidence.child same|work …`; `work` is killed at any moment."""
+"""The other processes of these tests: `same|work …`; `work` is killed at any moment."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-import sys
 from collections.abc import Callable, Coroutine
 
 from qfpay_preauth import OutcomeUnknownError, PreauthClient, PreauthError
@@ -52,7 +50,7 @@ async def _one(client: PreauthClient, dice: random.Random, key: str, syssns: tup
             raise
 
 
-if __name__ == "__main__":
-    logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # what goes to stderr is a defect
+def live(job: str, *words: str) -> None:
+    """Do what the words say."""
     jobs: dict[str, Callable[..., Coroutine[None, None, None]]] = {"same": same, "work": work}
-    asyncio.run(jobs[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(jobs[job](*words))

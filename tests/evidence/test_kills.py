@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from qfpay_preauth import Doubt, PreauthClient, State
 from qfpay_preauth.testing import Faults, Gateway
-from tests.evidence.conftest import Spawn
 from tests.evidence.kit import Clock, set_clock, teach_words, until, writes
+from tests.nursery import Spawn
 from tests.support import client_of, registered, sqlite_url
 
 KILLS = int(os.environ.get("QFPAY_TEST_KILLS", "30"))
@@ -54,10 +55,10 @@ async def _kill_some(  # noqa: PLR0917 - one lap, with all that it needs
     gateway: Gateway, url: str, spawn: Spawn, name: str, syssns: Sequence[str], dice: random.Random
 ) -> None:
     """Start a few processes on the file, and kill each at a random moment of its work."""
-    processes = [await spawn("work", gateway.url, url, f"{name}-{number}", *syssns) for number in range(AT_ONCE)]
+    words = ("tests.evidence.child", "work", gateway.url, url)
+    processes = [await spawn(*words, f"{name}-{number}", *syssns) for number in range(AT_ONCE)]
     for process in processes:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
+        assert await process.said.readline() == b"ready\n"
     before = writes(gateway)
 
     async def busy() -> bool:
@@ -67,8 +68,7 @@ async def _kill_some(  # noqa: PLR0917 - one lap, with all that it needs
     for process in processes:
         await asyncio.sleep(dice.random() * 0.1)  # the random moment itself
         process.kill()
-        said, errors = await process.communicate()
-        assert (said, errors) == (b"", b"")
+        assert await process.ended() == (b"", -signal.SIGKILL)
 
 
 async def check_books(client: PreauthClient, gateway: Gateway, syssns: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from qfpay_preauth import Outcome, OutcomeUnknownError, State
 from qfpay_preauth.testing import Gateway
-from tests.evidence.conftest import Spawn
 from tests.evidence.kit import (
     HOLD,
     LOST,
@@ -24,6 +23,7 @@ from tests.evidence.kit import (
     teach_words,
     writes,
 )
+from tests.nursery import Spawn
 from tests.support import client_of, registered, sqlite_url
 
 
@@ -174,10 +174,11 @@ async def test_three_processes_ten_calls_each(
         await lose(client, qfpay_gateway, syssn)
         before = writes(qfpay_gateway)
         patience = "10" if taught else "0.2"  # where nothing can be found, waiting is idle
-        children = [await spawn("same", qfpay_gateway.url, url, syssn, str(LOST), patience) for _ in range(3)]
+        words = ("same", qfpay_gateway.url, url, syssn, str(LOST), patience)
+        children = [await spawn("tests.evidence.child", *words) for _ in range(3)]
         for child in children:
-            said, errors = await child.communicate()
-            assert (child.returncode, errors) == (0, b"")
+            said, code = await child.ended()
+            assert code == 0, said
             lines = said.decode().split()
             if taught:
                 assert lines == [executed(qfpay_gateway, syssn)[0][0]] * 10

@@ -16,9 +16,9 @@ from qfpay_preauth import PreauthClient, ReconcileReport
 from qfpay_preauth.testing import Config, Faults, Gateway
 from tests.evidence.kit import Clock, set_clock, teach_words, writes
 from tests.kills import audit
-from tests.kills.nursery import Child, Nursery
 from tests.kills.plan import hold_amounts
 from tests.kills.steps import MAKING, PAUSE, WORKING
+from tests.nursery import Child, Nursery
 from tests.support import client_of, registered
 
 FAULTS = (
@@ -199,7 +199,7 @@ class Round:
 
     async def _start(self, verb: str, lap: int, owner: int, order: str = "") -> Child:
         words = [verb, self._gateway.url, self._url, str(self._seed), str(lap), str(owner), *self._syssns]
-        return await self._nursery.start(order, words)
+        return await self._nursery.start("tests.kills.worker", order, *words)
 
     async def _killed(self, verb: str, lap: int, owner: int, order: str) -> None:
         """Run a process until it kills itself at its step, or is killed at a random moment."""
@@ -216,7 +216,7 @@ class Round:
         if not heard.done():
             child.signal(signal.SIGKILL)
         await heard
-        code = self._nursery.ended(child)
+        _, code = await child.ended()
         if code == -signal.SIGKILL:
             self._summary.kills += 1
             self._summary.where[step] += 1
@@ -231,7 +231,7 @@ class Round:
         if not heard.done():
             child.signal(signal.SIGKILL)
         await heard
-        code = self._nursery.ended(child)
+        _, code = await child.ended()
         if code:
             self._wrong(f"{verb} {owner} ended with {code}")
 

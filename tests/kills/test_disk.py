@@ -17,9 +17,9 @@ from qfpay_preauth.ledger.memory import MemoryLedger
 from qfpay_preauth.ledger.sqlite import SqliteLedger
 from qfpay_preauth.testing._ledger_kit import Scene
 from tests.kills import audit
-from tests.kills.nursery import ROOT
 from tests.kills.story import CHAPTERS, UNAVAILABLE, known, story, told
 from tests.ledger.kit import dump
+from tests.nursery import ROOT
 
 FIRST = [name for name, _ in story(Scene(MemoryLedger()), 1)]
 

@@ -14,7 +14,7 @@ from qfpay_preauth.testing import Gateway
 from tests.evidence.kit import lose
 from tests.kills import audit
 from tests.kills.harness import Round, Summary, run
-from tests.kills.nursery import Nursery
+from tests.nursery import Nursery
 from tests.support import client_of, registered, sqlite_url
 
 

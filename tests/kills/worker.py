@@ -1,4 +1,4 @@
-"""One working process: `work|finish|again|make URL LEDGER SEED LAP OWNER SYSSNS…`.
+"""One working process: `ORDER work|finish|again|make URL LEDGER SEED LAP OWNER SYSSNS…`.
 
 `work` goes on until it is killed, `finish` until every key has an end or a doubt in its way, `again` once through all
 keys, `make` only opens the file.
@@ -33,6 +33,7 @@ from qfpay_preauth import (
 from qfpay_preauth.testing import Config
 from tests.client.child import say
 from tests.kills.plan import SHARED, Job, jobs
+from tests.kills.steps import arm
 from tests.support import QUICK
 
 DEADLINE_S, EXCHANGE_S = 1.5, 0.5
@@ -103,8 +104,13 @@ class Worker:
             await asyncio.sleep(0.02)
 
 
-async def main(verb: str, url: str, ledger: str, seed: str, lap: str, owner: str, *syssns: str) -> None:  # noqa: PLR0917
-    """Do what the command line says."""
+def live(order: str, *words: str) -> None:
+    """Do what the words say, and die where `order` says."""
+    arm(order)
+    asyncio.run(_main(*words))
+
+
+async def _main(verb: str, url: str, ledger: str, seed: str, lap: str, owner: str, *syssns: str) -> None:  # noqa: PLR0917
     holds = [list(syssns[low : low + 3]) for low in range(0, len(syssns), 3)]
     config = Config()
     timing = {"deadline_s": DEADLINE_S, "timeout_total_s": EXCHANGE_S, "timeout_connect_s": EXCHANGE_S}

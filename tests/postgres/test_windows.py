@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from asyncio.subprocess import PIPE
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ from attrs import evolve
 from qfpay_preauth._windows import Claim
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing import Gateway
+from tests.nursery import Spawn
 from tests.support import client_of, registered
 
 from .kit import new_schema, sql, url_of
 from .proxy import proxied
 from .server import Server, server
 
-ROOT = Path(__file__).resolve().parents[2]
 CLOCKS_S = (0.0, 1e9, -1e6, 12_345.678)  # what time.monotonic() says has nothing to do with another machine's
 
 
@@ -85,7 +83,7 @@ async def test_draws_that_come_together_are_one_transaction(ledger: PostgresLedg
         await other.close()
 
 
-async def test_processes_share_the_budget(url: str, qfpay_gateway: Gateway) -> None:
+async def test_processes_share_the_budget(url: str, qfpay_gateway: Gateway, spawn: Spawn) -> None:
     """Three processes on one ledger, each allowed all of the budget: together they arrive no faster than it says."""
     await PostgresLedger(url).migrate("sandbox")
     per_second, each = 20, "20"
@@ -94,10 +92,8 @@ async def test_processes_share_the_budget(url: str, qfpay_gateway: Gateway) -> N
     runs = []
     for number in range(3):
         arguments = (qfpay_gateway.url, url, f"b{number}", each, str(per_second), *syssns[number * 4 :][:4])
-        command = [sys.executable, "-m", "tests.client.child", "burst", *arguments]
-        runs.append(await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE))
-    said = await asyncio.gather(*(process.communicate() for process in runs))
-    assert said == [(b"done\n", b"")] * 3
+        runs.append(await spawn("tests.client.child", "burst", *arguments))
+    assert [await process.ended() for process in runs] == [(b"done\n", 0)] * 3
     moments = [request.at for request in qfpay_gateway.requests]
     assert len(moments) == 60
     jitter = timedelta(milliseconds=100)  # between sending and arriving

@@ -178,15 +178,24 @@ async def test_who_cannot_ask_the_ledger_says_so(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_permits_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One draw serves several requests; with limits far above QFPay's, very many."""
+    """One draw serves several requests; with limits far above QFPay's few at first, soon very many."""
     waiting = Waiting(monkeypatch, 100_000, 1_000_000, shared=True)
-    for _ in range(1_000):
+    for _ in range(8_000):
         permit = waiting.turnstile.try_permit() or await waiting.turnstile.permit(waiting.now_s + 10)
         permit.spend()
         permit.give_back()
-    assert waiting.draws <= 3
+    assert waiting.draws <= 10
     await waiting.turnstile.close()
     assert from_text(waiting.line).blocks == ()  # what was drawn ahead is given back
+
+
+async def test_who_has_just_begun_keeps_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However wide the budget, a process draws no more than a few permits at first: it may be killed with them."""
+    waiting = Waiting(monkeypatch, 100_000, 1_000_000, shared=True)
+    for _ in range(3):
+        (await waiting.turnstile.permit(waiting.now_s + 10)).spend()
+    assert sum(left for _, left, _ in from_text(waiting.line).blocks) <= 8
+    await waiting.turnstile.close()
 
 
 async def test_a_permit_lapses(monkeypatch: pytest.MonkeyPatch) -> None:

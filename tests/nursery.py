@@ -1,4 +1,4 @@
-"""Where the workers come from: one process that has everything imported and forks a child for each order.
+"""Where the workers come from: one process that has everything imported and forks a child for each that is asked for.
 
 A fresh interpreter for every process that is to be killed would cost more than the kills. A child that died stays a
 zombie until it is asked for, so that its process id belongs to nobody else when it is killed.
@@ -15,13 +15,16 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Self
 
 from attrs import frozen
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+WORKERS = ("tests.kills.worker", "tests.client.child", "tests.evidence.child")
+"""What a child can be: each has a `live(*words)`, which does all that it is there for."""
 _MESSAGE_MAX = 65_536
 
 
@@ -32,10 +35,25 @@ class Child:
     pid: int
     said: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    nursery: Nursery
 
     def signal(self, which: signal.Signals) -> None:
         """SIGKILL: nothing of it runs any more; SIGSTOP, SIGCONT: it is paused, and goes on."""
         os.kill(self.pid, which)
+
+    def kill(self) -> None:
+        """See `signal`."""
+        self.signal(signal.SIGKILL)
+
+    async def ended(self) -> tuple[bytes, int]:
+        """What else it said until it was dead, and how it ended: its exit code, or minus the signal; asked once."""
+        said = await self.said.read()
+        self.writer.close()
+        return said, self.nursery.buried(self.pid)
+
+
+Spawn = Callable[..., Awaitable[Child]]
+"""A worker's module and its words → the child; see the fixture `spawn`."""
 
 
 class Nursery:
@@ -45,29 +63,31 @@ class Nursery:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.kills.nursery", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.nursery", str(theirs.fileno())],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 pass_fds=[theirs.fileno()],
             )
+        self.living: set[int] = set()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._control.close()  # which ends it
         self._process.wait(20)
 
-    async def start(self, order: str, words: Sequence[str]) -> Child:
-        """A worker with this command line, which dies where `order` says."""
+    async def start(self, worker: str, *words: str) -> Child:
+        """A child that lives as `worker` does, with this command line."""
         near, far = socket.socketpair()
         with far:
-            socket.send_fds(self._control, [json.dumps([order, words]).encode()], [far.fileno()])
+            socket.send_fds(self._control, [json.dumps([worker, words]).encode()], [far.fileno()])
             pid = int(self._control.recv(_MESSAGE_MAX))
-        return Child(pid, *await asyncio.open_connection(sock=near))
+        self.living.add(pid)
+        return Child(pid, *await asyncio.open_connection(sock=near), self)
 
-    def ended(self, child: Child) -> int:
-        """How a child ended that has ended: its exit code, or minus the signal."""
-        child.writer.close()
-        self._control.send(json.dumps(child.pid).encode())
+    def buried(self, pid: int) -> int:
+        """How a child ended that has ended, or is about to."""
+        self.living.remove(pid)
+        self._control.send(json.dumps(pid).encode())
         return int(self._control.recv(_MESSAGE_MAX))
 
 
@@ -89,17 +109,13 @@ def serve(control: socket.socket) -> None:
         control.send(str(answer).encode())
 
 
-def _live(output: int, order: str, words: list[str]) -> None:
-    from tests.kills.steps import arm
-    from tests.kills.worker import main
-
+def _live(output: int, worker: str, words: list[str]) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # what is said besides is a defect
     code = 1
     try:
-        arm(order)
-        asyncio.run(main(*words))
+        import_module(worker).live(*words)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -109,9 +125,9 @@ def _live(output: int, order: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import qfpay_preauth._transport  # noqa: F401
-    import tests.kills.steps
-    import tests.kills.worker  # noqa: F401 - all that a child needs, before the first fork
+    import qfpay_preauth._transport  # noqa: F401 - all that a child needs, before the first fork
 
+    for name in WORKERS:
+        import_module(name)
     with socket.socket(fileno=int(sys.argv[1])) as line:
         serve(line)
