@@ -64,10 +64,10 @@ def test_another_missing_module_is_not_blamed_on_the_extra() -> None:
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     """Of the whole, with no command at all too."""
     for arguments in (("--help",), ()):
-        done = run(*arguments)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert all(command in done.stdout for command in COMMANDS)
-        assert all(f" {code}: " in done.stdout for code in (0, 1, 2, 3, 4, 130))
+        done = here(*arguments)
+        assert (done.code, done.err) == (0, "")
+        assert all(command in done.out for command in COMMANDS)
+        assert all(f" {code}: " in done.out for code in (0, 1, 2, 3, 4, 130))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -114,9 +114,9 @@ def test_version() -> None:
 )
 def test_the_trial_commands_as_json(arguments: tuple[str, ...], code: int, names: set[str]) -> None:
     """One object with all that the words say."""
-    done = run(*arguments, "--json", env={"QFPAY_CLIENT_KEY": "MADE_UP"})
-    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (code, "", 1)
-    assert names <= set(json.loads(done.stdout))
+    done = here(*arguments, "--json", env={"QFPAY_CLIENT_KEY": "MADE_UP"})
+    assert (done.code, done.err, done.out.count("\n")) == (code, "", 1)
+    assert names <= set(json.loads(done.out))
 
 
 # ------------------------------------------------------------------------------------------------ simulate

@@ -34,47 +34,47 @@ def test_sign_shows_string_algorithm_and_signature() -> None:
 
 def test_sign_takes_the_key_of_another_variable_and_warns_of_empty_values() -> None:
     """`--key-env` names the variable; V1's empty parameter is signed and remarked on."""
-    done = run("sign", *V1, "--sign-type", "MD5", "--key-env", "OTHER", env={"OTHER": KEY})
-    assert done.returncode == 0
-    assert V1_SIGNATURE.upper() in done.stdout
-    assert "channel_type: empty" in done.stdout
-    assert KEY not in done.stdout + done.stderr
+    done = here("sign", *V1, "--sign-type", "MD5", "--key-env", "OTHER", env={"OTHER": KEY})
+    assert done.code == 0
+    assert V1_SIGNATURE.upper() in done.out
+    assert "channel_type: empty" in done.out
+    assert KEY not in done.out + done.err
 
 
 def test_verify_accepts_the_golden_vectors(tmp_path: Path) -> None:
     """V1 by its parameters as given, V2 by its body's bytes: exit code 0."""
-    request = run("verify", V1_SIGNATURE, *V1, env=HAS_KEY)
-    assert (request.returncode, request.stdout.splitlines()[0]) == (0, "It matches: MD5.")
+    request = here("verify", V1_SIGNATURE, *V1, env=HAS_KEY)
+    assert (request.code, request.out.splitlines()[0]) == (0, "It matches: MD5.")
     body = tmp_path / "notification"
     body.write_bytes(V2_BODY)
-    notice = run("verify", V2_SIGNATURE, "--body", str(body), env={"QFPAY_CLIENT_KEY": V2_KEY})
-    assert (notice.returncode, notice.stdout.startswith("It matches")) == (0, True)
+    notice = here("verify", V2_SIGNATURE, "--body", str(body), env={"QFPAY_CLIENT_KEY": V2_KEY})
+    assert (notice.code, notice.out.startswith("It matches")) == (0, True)
 
 
 def test_verify_names_the_mistake_and_code_1108() -> None:
     """Exit code 1, the mistake, what to do, the right signature; the key stays hidden."""
-    done = run("verify", V1_SIGNATURE, *V1, "--sign-type", "SHA256", env=HAS_KEY)
-    assert done.returncode == 1
-    assert "It is an MD5 signature although X-QF-SIGNTYPE says SHA256." in done.stdout
-    assert "code 1108" in done.stdout
-    assert "<key, 32 characters>" in done.stdout
-    assert KEY not in done.stdout + done.stderr
+    done = here("verify", V1_SIGNATURE, *V1, "--sign-type", "SHA256", env=HAS_KEY)
+    assert done.code == 1
+    assert "It is an MD5 signature although X-QF-SIGNTYPE says SHA256." in done.out
+    assert "code 1108" in done.out
+    assert "<key, 32 characters>" in done.out
+    assert KEY not in done.out + done.err
 
 
 def test_verify_without_an_explanation_says_what_to_check() -> None:
     """Exit code 1 and where to look next."""
-    done = run("verify", "0" * 32, *V1, env=HAS_KEY)
-    assert done.returncode == 1
-    assert "check next" in done.stdout
-    assert "environment" in done.stdout
+    done = here("verify", "0" * 32, *V1, env=HAS_KEY)
+    assert done.code == 1
+    assert "check next" in done.out
+    assert "environment" in done.out
 
 
 def test_control_characters_are_shown_escaped() -> None:
     """A value cannot colour the terminal or move its cursor."""
-    done = run("sign", "name=\x1b[31mred\n", env=HAS_KEY)
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout
-    assert r"\x1b[31mred\n<key" in done.stdout
+    done = here("sign", "name=\x1b[31mred\n", env=HAS_KEY)
+    assert done.code == 0
+    assert "\x1b" not in done.out
+    assert r"\x1b[31mred\n<key" in done.out
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_missing_or_padded_key_is_one_line() -> None:
     """Without a terminal nothing is asked; a key with blanks around it is not signed with."""
     missing = run("sign", "a=1")
     assert (missing.returncode, "set QFPAY_CLIENT_KEY" in one_line(missing)) == (2, True)
-    padded = run("sign", "a=1", env={"QFPAY_CLIENT_KEY": f"{KEY} "})
-    assert (padded.returncode, "blanks" in one_line(padded)) == (2, True)
+    padded = here("sign", "a=1", env={"QFPAY_CLIENT_KEY": f"{KEY} "})
+    assert (padded.code, padded.out, padded.err.count("\n"), "blanks" in padded.err) == (2, "", 1, True)
 
 
 def test_the_key_can_be_typed_unseen() -> None:
