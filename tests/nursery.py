@@ -23,14 +23,17 @@ from typing import Self
 from attrs import frozen
 
 ROOT = Path(__file__).parents[1]
-WORKERS = ("tests.kills.worker", "tests.client.child", "tests.evidence.child")
+WORKERS = ("tests.kills.worker", "tests.client.child", "tests.evidence.child", "tests.postgres.worker")
 """What a child can be: each has a `live(*words)`, which does all that it is there for."""
 _MESSAGE_MAX = 65_536
 
 
 @frozen
 class Child:
-    """One process, and what it says (standard output and standard error); the end of it is its death."""
+    """One process, and what it says (standard output and standard error); the end of it is its death.
+
+    What `writer` is given, it reads as its standard input.
+    """
 
     pid: int
     said: asyncio.StreamReader
@@ -110,8 +113,8 @@ def serve(control: socket.socket) -> None:
 
 
 def _live(output: int, worker: str, words: list[str]) -> None:
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for standard in (0, 1, 2):
+        os.dup2(output, standard)
     logging.getLogger("qfpay_preauth").addHandler(logging.NullHandler())  # what is said besides is a defect
     code = 1
     try:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import random
-import sys
-from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -22,12 +20,12 @@ from qfpay_preauth import PreauthClient
 from qfpay_preauth._clock import SystemClock
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing import Config, Faults, Gateway
+from tests.nursery import Nursery
 
 from .kit import new_schema, sql, url_of
 from .server import Server
 from .worker import TOTAL, Plan, client_of_plan
 
-ROOT = Path(__file__).resolve().parents[2]
 LOST = ("drop_before", "drop_after", "reset_after")
 CURRENCY = "HKD"
 RECONCILED_MAX = 200  # holds; with more, thousands of doubts would be looked up, which is not what is measured here
@@ -140,23 +138,22 @@ async def _in_trouble(server: Server, schema: str, seed: int, troubles: tuple[Tr
 
 
 async def _work(folder: Path, processes: int) -> list[dict[str, dict[str, str]]]:
-    command = [sys.executable, "-m", "tests.postgres.worker", str(folder / "plan.json")]
-    children = [
-        await asyncio.create_subprocess_exec(*command, str(number), cwd=ROOT, stdin=PIPE, stdout=PIPE)
-        for number in range(processes)
-    ]
-    try:
-        for child in children:
-            assert child.stdout is not None
-            assert await child.stdout.readline() == b"ready\n"
-        said = await asyncio.gather(*(child.communicate(b"go\n") for child in children))
-    finally:
-        for child in children:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-    assert [child.returncode for child in children] == [0] * processes
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+    with Nursery() as nursery:
+        words = ("tests.postgres.worker", str(folder / "plan.json"))
+        children = [await nursery.start(*words, str(number)) for number in range(processes)]
+        try:
+            for child in children:
+                assert await child.said.readline() == b"ready\n"
+            for child in children:
+                child.writer.write(b"go\n")
+            ends = [await child.ended() for child in children]
+        finally:
+            for child in children:
+                if child.pid in nursery.living:
+                    child.kill()
+                    await child.ended()
+    assert [code for _, code in ends] == [0] * processes, ends
+    return [json.loads(said.splitlines()[-1]) for said, _ in ends]
 
 
 async def _reconcile(client: PreauthClient) -> None:

@@ -1,4 +1,4 @@
-"""One working process: `python -m tests.postgres.worker PLAN NUMBER` captures its share of a plan.
+"""One working process: `PLAN NUMBER` captures its share of a plan.
 
 It waits for one line before it begins. What it was told is printed at the end: `{"said": …, "got": {key: syssn}}`.
 """
@@ -107,6 +107,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-if __name__ == "__main__":
+def live(plan: str, number: str) -> None:
+    """Do what the words say."""
     logging.getLogger("qfpay_preauth").setLevel(logging.ERROR)  # lost answers are the point here
-    _say(json.dumps(asyncio.run(work(Plan.read(Path(sys.argv[1])), int(sys.argv[2])))))
+    _say(json.dumps(asyncio.run(work(Plan.read(Path(plan)), int(number)))))
