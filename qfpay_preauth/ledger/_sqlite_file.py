@@ -15,8 +15,9 @@ APPLICATION_ID = 0x71667061  # "qfpa": tells our files from other programs' SQLi
 SCRIPTS = ("0001_initial", "0002_rate_windows")
 VERSION = len(SCRIPTS)
 BUSY_TIMEOUT_S = 10.0
-CHECKPOINT_PAGES = 4_000
-"""Pages in the write-ahead log (16 MiB) before they are moved into the file: one that changes often is moved once."""
+CHECKPOINT_PAGES = 1_000
+"""Pages in the write-ahead log before they are moved into the file: a log that is written over takes less to sync than
+one that grows, and a longer one spared few of the moves."""
 
 
 def connect(path: Path, environment: str, *, create: bool) -> sqlite3.Connection:
