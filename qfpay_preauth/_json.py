@@ -74,8 +74,6 @@ def masked(text: str) -> str:
     """`clean` text in which whatever looks like a card number (13 to 19 digits, Luhn) is starred out."""
     if len(text) < _DIGITS_MIN:
         return _printable(text)
-    if _MOMENT.fullmatch(text):
-        return text  # QFPay's way to write a time: no thirteen digits stand together in it
     beyond = TEXT_LENGTH_MAX + 40  # a card number at the cut is seen whole
     return _DIGITS.sub(_mask, _printable(text[:beyond]))[:TEXT_LENGTH_MAX]
 
@@ -97,9 +95,15 @@ def redacted(fields: Mapping[str, Any], ids: frozenset[str], plain: frozenset[st
         shown = name if name in plain else _kept_name(name)
         if shown is None:
             continue
-        # most are so, and there is nothing to be cleaned or masked in them
-        short = type(value) is str and len(value) < _DIGITS_MIN and value.isprintable()
-        kept[shown] = value if short else _kept(value, is_id=name in ids)
+        # most are so: printable, and short, an id or a time (which has no thirteen digits together)
+        as_it_is = (
+            type(value) is str
+            and value.isprintable()
+            and (
+                len(value) < _DIGITS_MIN or (len(value) <= TEXT_LENGTH_MAX if name in ids else _MOMENT.fullmatch(value))
+            )
+        )
+        kept[shown] = value if as_it_is else _kept(value, is_id=name in ids)
     return kept
 
 

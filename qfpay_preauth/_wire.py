@@ -53,7 +53,6 @@ _PLAIN = _IDS | frozenset(
 )
 """Names that QFPay documents, and that name no card."""
 _PLAIN_FORM = re.compile(r"[A-Za-z0-9_.~&=-]*")
-_SAID = ("respmsg", "resperr")
 _OF_WHAT = ("orig_syssn", "txamt", "txcurrcd")  # a yes has to name these
 _TIME = "%Y-%m-%d %H:%M:%S"
 _TIME_READ = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}")  # as documented, and nothing laxer
@@ -205,15 +204,15 @@ def _known(fields: dict[str, Any], code: str) -> dict[str, Any]:
     raw = redacted(fields, _IDS, _PLAIN)
     return {
         "code": _short(code),
-        "message": _joined([text_of(raw.get(name)) for name in _SAID]),
+        "message": _said(text_of(raw.get("respmsg")), text_of(raw.get("resperr"))),
         "system_time": read_time(fields.get("sysdtm")),
         "raw": raw,
     }
 
 
-def _joined(texts: Sequence[str]) -> str:
+def _said(respmsg: str, resperr: str) -> str:
     """What the gateway says in two fields, once."""
-    return " / ".join(dict.fromkeys(filter(None, texts)))
+    return f"{respmsg} / {resperr}" if respmsg and resperr and respmsg != resperr else respmsg or resperr
 
 
 def _short(code: str) -> str:
@@ -277,7 +276,8 @@ def read_code(answer: Answer) -> tuple[str | None, str, dict[str, Any]]:
     code = fields.get("respcd") if fields else None
     if fields is None or not isinstance(code, str):
         return None, f"HTTP {answer.status}, no readable answer", {}
-    return _short(code), _joined([masked(text_of(fields.get(name))) for name in _SAID]), fields
+    respmsg, resperr = (masked(text_of(fields.get(name))) for name in ("respmsg", "resperr"))
+    return _short(code), _said(respmsg, resperr), fields
 
 
 def read_rows(fields: dict[str, Any]) -> list[Transaction] | None:
