@@ -53,6 +53,20 @@ async def test_missing_file_is_created_0600(tmp_path: Path) -> None:
     assert list(contents(tmp_path)) == ["ledger.db"]
 
 
+async def test_the_log_is_written_over(tmp_path: Path) -> None:
+    """However many steps are committed one by one, the write-ahead log stays at a thousand pages, and a few."""
+    ledger, s = await opened(tmp_path)
+    await s.hold(1_000_000)
+    log = tmp_path / "ledger.db-wal"
+    sizes = set()
+    for number in range(200):
+        await s.captured(f"k{number}", 1)
+        sizes.add(log.stat().st_size)
+    assert len(sizes) < 200  # it does not grow all the time
+    assert 1_000 * 4_096 < max(sizes) < 1_100 * 4_120
+    await ledger.close()
+
+
 async def test_new_file_is_durable_and_marked(tmp_path: Path) -> None:
     """A ledger uses WAL and FULL synchronisation, and carries our application id and version."""
     ledger, _ = await opened(tmp_path)
