@@ -11,23 +11,14 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Group
 
 from qfpay_preauth import _cli_demo, _cli_doctor, _cli_doubts, _cli_holds, _cli_ledger, _cli_money, _cli_run, _cli_sign
+from qfpay_preauth._cli_checks import own_version
 from qfpay_preauth._cli_errors import error_object, exit_code_of, in_words
 from qfpay_preauth._cli_screen import EXIT_OK, FailedError, UsageError, emit_json_aside, fail, hush_stdout
 from qfpay_preauth.errors import PreauthError
 
-
-def _version() -> str:
-    from importlib import metadata  # costs a tenth of a command's start, and only one command asks
-
-    try:
-        return metadata.version("qfpay_preauth")
-    except metadata.PackageNotFoundError:
-        return "not installed: run from its source"
-
-
 app = App(
     name="qfpay-preauth",
-    version=_version,
+    version=own_version,
     help=(
         "Capture, unfreeze and refund QFPay pre-authorisations, never taking the money twice.\n\n"
         "Example: `qfpay-preauth demo`\n\n"

@@ -11,6 +11,8 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from unittest import mock
 
 import pytest
 
@@ -102,6 +104,13 @@ def test_version() -> None:
     """`--version` is one line."""
     done = run("--version")
     assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+
+
+def test_version_where_it_is_not_installed() -> None:
+    """`--version` says so, in one line, and does not fail."""
+    with mock.patch.object(metadata, "version", side_effect=metadata.PackageNotFoundError):
+        done = here("--version")
+    assert (done.code, done.out, done.err) == (0, "not installed: run from its source\n", "")
 
 
 @pytest.mark.parametrize(
