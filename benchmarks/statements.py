@@ -120,7 +120,7 @@ def _tables(folder: Path) -> tuple[list[Row], dict[str, list[Row]]]:
     with closing(sqlite3.connect(folder / "ledger.db")) as connection:
         holds = connection.execute("SELECT * FROM authorizations").fetchall()
         found = {
-            name: connection.execute(f"SELECT * FROM {name} ORDER BY {order}").fetchall()  # noqa: S608 - as above
+            name: connection.execute(f"SELECT * FROM {name} ORDER BY {order}").fetchall()  # noqa: S608 - our own names
             for name, order in TABLES.items()
         }
     found["movements"] = [row for row in found["movements"] if "capture" in row]

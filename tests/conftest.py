@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.nursery import Child, Nursery, Spawn
+from tests.nursery import Nursery, Spawn, spawning
 
 pytest_plugins: list[str] = []
 
@@ -40,14 +40,5 @@ def nursery() -> Iterator[Nursery]:
 @pytest.fixture
 async def spawn(nursery: Nursery) -> AsyncIterator[Spawn]:
     """Starts workers; those that still run at the end of the test are killed."""
-    children: list[Child] = []
-
-    async def start(worker: str, *words: str) -> Child:
-        children.append(await nursery.start(worker, *words))
-        return children[-1]
-
-    yield start
-    for child in children:
-        if child.pid in nursery.living:
-            child.kill()
-            await child.ended()
+    async with spawning(nursery) as start:
+        yield start

@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Self
@@ -92,6 +93,24 @@ class Nursery:
         self.living.remove(pid)
         self._control.send(json.dumps(pid).encode())
         return int(self._control.recv(_MESSAGE_MAX))
+
+
+@asynccontextmanager
+async def spawning(nursery: Nursery) -> AsyncIterator[Spawn]:
+    """Starts workers; those that still run at the end are killed."""
+    children: list[Child] = []
+
+    async def start(worker: str, *words: str) -> Child:
+        children.append(await nursery.start(worker, *words))
+        return children[-1]
+
+    try:
+        yield start
+    finally:
+        for child in children:
+            if child.pid in nursery.living:
+                child.kill()
+                await child.ended()
 
 
 def serve(control: socket.socket) -> None:

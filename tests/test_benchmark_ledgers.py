@@ -127,6 +127,19 @@ async def test_recorded_statements_replayed_write_the_same_rows(tmp_path: Path) 
     assert said.count(("COMMIT",)) > 1
 
 
+async def test_a_journal_leaves_the_same_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables that are made of a journal, some captures at a time, lack no row, and the journal is empty then."""
+    monkeypatch.setattr(statements, "MADE_TOGETHER", 4)
+    with stub() as url:
+        await statements._statements(url, tmp_path, 2, 10)
+    tables = statements._tables(tmp_path)
+    with closing(_sqlite_file.connect(tmp_path / "journal.db", "sandbox", create=True)) as journal:
+        statements._append(journal, 2, 10, tables)
+        assert journal.execute("SELECT count(*) FROM rows").fetchone() == (0,)
+    assert _rows(tmp_path / "journal.db") == _rows(tmp_path / "ledger.db")
+    assert {name: len(rows) for name, rows in tables[1].items()} == {"entries": 10, "movements": 10, "events": 20}
+
+
 def _rows(path: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT * FROM entries ORDER BY idempotency_key").fetchall()

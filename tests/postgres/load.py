@@ -20,7 +20,7 @@ from qfpay_preauth import PreauthClient
 from qfpay_preauth._clock import SystemClock
 from qfpay_preauth.ledger.postgres import PostgresLedger
 from qfpay_preauth.testing import Config, Faults, Gateway
-from tests.nursery import Nursery
+from tests.nursery import Nursery, spawning
 
 from .kit import new_schema, sql, url_of
 from .server import Server
@@ -138,20 +138,15 @@ async def _in_trouble(server: Server, schema: str, seed: int, troubles: tuple[Tr
 
 
 async def _work(folder: Path, processes: int) -> list[dict[str, dict[str, str]]]:
+    words = ("tests.postgres.worker", str(folder / "plan.json"))
     with Nursery() as nursery:
-        words = ("tests.postgres.worker", str(folder / "plan.json"))
-        children = [await nursery.start(*words, str(number)) for number in range(processes)]
-        try:
+        async with spawning(nursery) as spawn:
+            children = [await spawn(*words, str(number)) for number in range(processes)]
             for child in children:
                 assert await child.said.readline() == b"ready\n"
             for child in children:
                 child.writer.write(b"go\n")
             ends = [await child.ended() for child in children]
-        finally:
-            for child in children:
-                if child.pid in nursery.living:
-                    child.kill()
-                    await child.ended()
     assert [code for _, code in ends] == [0] * processes, ends
     return [json.loads(said.splitlines()[-1]) for said, _ in ends]
 
